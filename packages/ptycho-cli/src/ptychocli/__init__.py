@@ -1,0 +1,3 @@
+"""The ``ptycho`` command."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,285 @@
+"""Every setting of ``ptycho``, declared once.
+
+The command's flags, the YAML keys, the environment variables, the JSON schema and the reference
+page in ``docs/`` all come from these declarations.  A setting lives in one section:
+
+- what changes the result is in ``ModelConfig``, ``DataConfig``, ``TrainingConfig``,
+  ``InferenceConfig`` and ``SimulationConfig``; a bundle keeps the first three;
+- how it runs is in ``ExecutionConfig``; it is recorded as provenance and never part of a model.
+
+Units stand in the names (``_px``, ``_m``, ``_s``, ``_eV``).  The models are frozen; unknown keys
+and values out of bounds raise ``pydantic.ValidationError``, which ``ptychoconfig.resolve`` turns
+into a ``ConfigError`` naming the flag.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+__all__ = [
+    "ARCHITECTURE_DEFAULTS",
+    "SECTIONS",
+    "DataConfig",
+    "ExecutionConfig",
+    "InferenceConfig",
+    "ModelConfig",
+    "Section",
+    "SimulationConfig",
+    "TrainingConfig",
+]
+
+
+def _even(value: object) -> object:
+    if isinstance(value, int) and value % 2:
+        raise ValueError(f"expected an even number of pixels, found {value}")
+    return value
+
+
+def _number(value: object) -> object:
+    """Take ``1e-3``, which YAML 1.1 reads as text, for the number that it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+_UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def _duration(value: object) -> object:
+    """Take ``90``, ``"90s"``, ``"15min"`` or ``"2h"`` as seconds."""
+    if isinstance(value, str):
+        number, unit = value.rstrip("hmins").strip(), value.lstrip("0123456789.eE+- ")
+        try:
+            return float(number) * _UNITS_S[unit or "s"]
+        except (ValueError, KeyError):
+            raise ValueError(f"expected seconds or e.g. 90s, 15min, 2h, found {value!r}") from None
+    return value
+
+
+PatternSide = Annotated[int, BeforeValidator(_even), Field(ge=32, le=1024)]
+Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelConfig(Section):
+    """The network, and how many overlapping patterns it sees together."""
+
+    architecture: str = Field(
+        "unrolled", description="Network to train; `ptycho train --architecture help` lists them."
+    )
+    N: PatternSide = Field(
+        64, description="Side of a diffraction pattern in pixels; taken from the data."
+    )
+    gridsize: int = Field(
+        3, ge=1, le=8, description="Side of a group: C = gridsize² overlapping patterns."
+    )
+    unrolled_steps: int = Field(
+        3, ge=1, le=16, description="Update steps of `unrolled`, each with weights of its own."
+    )
+    unrolled_width: int = Field(
+        24, ge=8, le=256, multiple_of=8, description="Channels at the finest level of `unrolled`."
+    )
+    unrolled_levels: int = Field(
+        3, ge=1, le=4, description="Resolution levels below the finest in `unrolled`."
+    )
+
+    @property
+    def C(self) -> int:  # noqa: N802 - the field's symbol
+        """Patterns per group; derived from ``gridsize`` and never set."""
+        return self.gridsize**2
+
+
+class DataConfig(Section):
+    """How the numbers in a scan file are to be understood."""
+
+    domain: Literal["file", "counts", "amplitude"] = Field(
+        "file",
+        description="What the patterns hold: photon counts or their square root. "
+        "`file` takes what the file records.",
+    )
+    nphotons: Positive | None = Field(
+        None, description="Mean photons per pattern, where the file records no dose."
+    )
+    probe_power: Literal["file", "absolute", "relative"] = Field(
+        "file",
+        description="Whether the probe's power is known in photons (`absolute`) or is set to the "
+        "mean power of the patterns (`relative`).",
+    )
+    n_subsample: int | None = Field(
+        None, ge=1, description="Patterns drawn from each scan before grouping; default all."
+    )
+    subsample_seed: Seed = Field(0, description="Seed of that draw.")
+
+
+class TrainingConfig(Section):
+    """What is minimised, on which groups, for how long."""
+
+    epochs: int = Field(50, ge=1, description="Passes over the groups.")
+    max_time: Duration | None = Field(
+        None,
+        description="Stop after this time and keep what was learned: seconds, or 90s, 15min, 2h.",
+    )
+    batch_size: int = Field(
+        6, ge=1, description="Groups per optimiser step (a group holds gridsize² patterns)."
+    )
+    learning_rate: Positive = Field(2e-3, description="Peak learning rate of the network.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="Optimiser.")
+    weight_decay: NonNegative = Field(1e-3, description="Weight decay of the network's weights.")
+    scheduler: Literal["constant", "exponential", "warmup-cosine"] = Field(
+        "warmup-cosine", description="Course of the learning rate over the run."
+    )
+    warmup_steps: int = Field(
+        30, ge=0, description="Optimiser steps of linear warm-up (`warmup-cosine`)."
+    )
+    min_lr_ratio: Fraction = Field(
+        0.01, description="Last learning rate as a fraction of the peak (`warmup-cosine`)."
+    )
+    lr_gamma: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = Field(
+        0.95, description="Factor per epoch (`exponential`)."
+    )
+    gradient_clip_val: Positive | None = Field(
+        1.0, description="Bound on the gradient; unset in YAML (null) for none."
+    )
+    gradient_clip_algorithm: Literal["norm", "value"] = Field(
+        "norm", description="What the bound is on: the whole norm, or each entry."
+    )
+    accumulate_grad_batches: int = Field(
+        1, ge=1, description="Batches whose gradients are summed before a step."
+    )
+    poisson_weight: Weight = Field(
+        0.0, description="Weight of the Poisson deviance on counts in the loss."
+    )
+    amplitude_weight: Weight = Field(
+        1.0, description="Weight of the squared error of amplitudes in the loss."
+    )
+    mae_weight: Weight = Field(
+        0.0, description="Weight of the mean absolute error of amplitudes in the loss."
+    )
+    n_groups: int | None = Field(
+        None, ge=1, description="Groups per epoch; default one anchored at every pattern."
+    )
+    neighbor_count: int = Field(
+        18, ge=1, description="Nearest neighbours that a group's other members are drawn from."
+    )
+    oversampling: bool = Field(
+        False,
+        description="Allow more groups than patterns, as further choices among the neighbours.",
+    )
+    sequential: bool = Field(
+        False, description="Anchor groups at the first patterns in scan order, not at random ones."
+    )
+    val_fraction: Fraction = Field(
+        0.05, description="Share of the patterns held out to measure the validation loss."
+    )
+    probe_trainable: bool = Field(False, description="Learn the probe along with the network.")
+    probe_learning_rate: Positive = Field(
+        0.01, description="Learning rate of the probe, relative to its root-mean-square modulus."
+    )
+    early_stop_patience: int | None = Field(
+        None, ge=1, description="Stop after this many epochs without a better validation loss."
+    )
+    seed: Seed = Field(42, description="Seed of weights, groups and batches (0 is a seed).")
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "TrainingConfig":
+        if self.poisson_weight + self.amplitude_weight + self.mae_weight == 0:
+            raise ValueError(
+                "expected at least one of --poisson-weight, --amplitude-weight and --mae-weight "
+                "above 0, found all 0"
+            )
+        return self
+
+
+class InferenceConfig(Section):
+    """How a trained network is applied to a scan."""
+
+    merge: Literal["scan", "group", "none"] = Field(
+        "scan",
+        description="What is merged between steps: the whole scan, groups of gridsize² patterns, "
+        "or nothing (single shot: each pixel from its nearest pattern).",
+    )
+    batch_size: int = Field(32, ge=1, description="Patterns computed together.")
+    probe: Literal["auto", "file", "bundle"] = Field(
+        "auto",
+        description="Probe to reconstruct with: the scan file's, or the one that training learned "
+        "(`auto` takes the learned one where there is one for this N).",
+    )
+
+
+class SimulationConfig(Section):
+    """A simulated scan with known truth."""
+
+    object_kind: Literal["lines", "natural", "phantom"] = Field(
+        "lines", description="Object: random lines, a natural image, or a Shepp-Logan phantom."
+    )
+    probe_kind: Literal["disk", "gaussian"] = Field(
+        "disk", description="Probe: a disk with soft edge, or a Gaussian beam out of focus."
+    )
+    probe_file: str | None = Field(
+        None, description="Scan file whose probe illuminates instead of a model."
+    )
+    positions_kind: Literal["raster", "jittered", "random", "spiral"] = Field(
+        "jittered", description="Order of the scan."
+    )
+    N: PatternSide = Field(64, description="Side of a diffraction pattern in pixels.")
+    n_patterns: int = Field(400, ge=1, description="Number of patterns.")
+    overlap: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = Field(
+        0.7, description="Linear overlap of neighbouring probes: 1 − step / probe diameter."
+    )
+    probe_diameter_px: Positive | None = Field(
+        None, description="Diameter of the probe in object pixels; default 0.44 N."
+    )
+    defocus_rad: NonNegative = Field(
+        8.0,
+        description="Quadratic phase at the edge of the Gaussian probe's diameter, in radians.",
+    )
+    nphotons: Positive = Field(1e6, description="Mean photons per pattern.")
+    noise: bool = Field(True, description="Draw Poisson counts; otherwise store expectations.")
+    seed: Seed = Field(1, description="Seed of object, positions and noise.")
+
+
+class ExecutionConfig(Section):
+    """How a command runs; recorded as provenance, never part of the model."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        "auto", description="Processor to compute on; `auto` takes a GPU where one works."
+    )
+    devices: int = Field(1, ge=1, description="Devices to use.")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto",
+        description="Arithmetic of the network; the physics stays in 32 bits. `auto` takes bf16 "
+        "where the processor has matrix units for it.",
+    )
+    deterministic: bool = Field(True, description="Refuse operations that differ between runs.")
+    num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
+    enable_checkpointing: bool = Field(True, description="Keep checkpoints while training.")
+    logger: Literal["csv", "none"] = Field("csv", description="Where metrics are logged.")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "inference": InferenceConfig,
+    "simulation": SimulationConfig,
+    "execution": ExecutionConfig,
+}
+
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, int]]] = {
+    "unrolled": {"model": {"gridsize": 3}, "training": {"neighbor_count": 18}},
+    "cnn": {"model": {"gridsize": 1}, "training": {"neighbor_count": 4}},
+}
+"""Defaults that depend on the network: architecture → section → field → value."""

@@ -1,0 +1,127 @@
+"""The contract between the command and the backends, and how a backend is found.
+
+A backend is a package that registers a class in the entry-point group ``ptycho.backends``.
+Listing them imports nothing; only the chosen one is loaded.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Protocol
+
+from ptychoconfig.errors import BackendError, UsageError
+from ptychoconfig.payloads import InferencePayload, TrainingPayload
+from ptychodata.bundle import Bundle
+from ptychodata.contracts import Reconstruction, Scan
+
+__all__ = ["KNOWN_BACKENDS", "Backend", "Progress", "Report", "installed_backends", "load_backend"]
+
+ENTRY_POINT_GROUP = "ptycho.backends"
+
+KNOWN_BACKENDS = {"torch": "ptycho-torch", "tf": "ptycho-tf"}
+"""Backends of this project: name → distribution that brings it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come, for a person or a log.
+
+    Args:
+        phase: ``train``, ``validate`` or ``infer``.
+        done, total: work done and to do, in patterns.
+        epoch, epochs: current pass, from 1, and the number of passes (1 when inferring).
+        metrics: named figures, such as ``train_loss``.
+        patterns_per_s: speed since the start of the phase.
+        seconds_left: estimate to the end of the run.
+    """
+
+    phase: str
+    done: int
+    total: int
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+    patterns_per_s: float
+    seconds_left: float
+
+
+Report = Callable[[Progress], None]
+
+
+class Backend(Protocol):
+    """What a backend offers; arrays go in and out, no framework's objects."""
+
+    name: str
+
+    def networks(self) -> dict[str, str]:
+        """Networks that this backend can build: name → one line."""
+
+    def train(
+        self, scans: Sequence[Scan], payload: TrainingPayload, run_dir: Path, report: Report
+    ) -> Bundle:
+        """Train a network on the patterns of ``scans``.
+
+        Args:
+            scans: one or more scans of one N, each with its probe and dose.
+            payload: resolved configuration.
+            run_dir: existing folder for ``checkpoints/`` and ``metrics.csv``.
+            report: called as the run proceeds.
+
+        Raises:
+            ConfigError: a setting that this backend or network cannot honour.
+            NumericalError: the loss is no longer finite.
+        """
+
+    def infer(
+        self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report
+    ) -> Reconstruction:
+        """Reconstruct a scan with the network of a bundle.
+
+        Raises:
+            BundleError: the bundle's weights do not fit its network.
+            NumericalError: the object is not finite.
+        """
+
+
+def installed_backends() -> dict[str, list[EntryPoint]]:
+    """Registered backends by name, without importing any."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def load_backend(name: str) -> Backend:
+    """Load the backend ``name``.
+
+    Raises:
+        UsageError: no backend of this name is known.
+        BackendError: it is not installed, claimed twice, or does not load.
+    """
+    found = installed_backends()
+    if name not in found and name not in KNOWN_BACKENDS:
+        choices = ", ".join(sorted({*found, *KNOWN_BACKENDS}))
+        raise UsageError(f"--backend: expected one of {choices}, found {name!r}")
+    if name not in found:
+        have = ", ".join(sorted(found)) or "none"
+        raise BackendError(
+            f"--backend {name}: expected the package {KNOWN_BACKENDS[name]}, found it is not "
+            f"installed (installed backends: {have}); run: pip install 'ptycho-cli[{name}]'"
+        )
+    if len(found[name]) > 1:
+        packages = ", ".join(sorted(str(e.dist.name) if e.dist else e.value for e in found[name]))
+        raise BackendError(
+            f"--backend {name}: expected one package of this name, found {packages}; "
+            "uninstall all but one"
+        )
+    entry = found[name][0]
+    try:
+        backend: Backend = entry.load()()
+    except Exception as error:  # a broken installation can raise anything on import
+        raise BackendError(
+            f"--backend {name}: the package is installed but does not load "
+            f"({type(error).__name__}: {error}); reinstall it with: "
+            f"pip install --force-reinstall 'ptycho-cli[{name}]'"
+        ) from error
+    return backend

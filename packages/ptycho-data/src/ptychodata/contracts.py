@@ -1,0 +1,236 @@
+"""What is handed from room to room: scans, and reconstructions.
+
+Notation and units, everywhere in ``ptycho``:
+
+- P patterns of N×N pixels, M probe modes, H×W object pixels, G groups of C patterns.
+- Array axes are (…, y, x): +y down the rows, +x along the columns.
+- Patterns are photon counts with DC at ``[N//2, N//2]``; a file may hold their square root.
+- Positions are probe centres in object pixels, order (y, x), the way the beam moves over the
+  object.
+- The probe is in √photons, the object is a dimensionless complex transmission.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychoconfig.errors import DataError
+
+__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan"]
+
+Domain = Literal["counts", "amplitude"]
+ProbePower = Literal["absolute", "relative"]
+Index = slice | Sequence[int] | NDArray[np.integer[Any]]
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One measured or simulated scan, validated once.
+
+    Patterns stay in the dtype and domain of their file and may be memory-mapped; ``counts``
+    and ``amplitude`` give float32 for the patterns asked for.
+
+    Args:
+        diffraction: (P, N, N) patterns ≥ 0 in ``domain``, DC at ``[N//2, N//2]``, N even.
+        positions_px: (P, 2) float64 probe centres (y, x) in object pixels.
+        probe: (M, N, N) complex64 modes in the unit of ``√diffraction·intensity_scale``, that
+            is √photons when ``probe_power`` is absolute; None if the file has none.
+        domain: what ``diffraction`` holds.
+        intensity_scale: ``counts = (amplitude · intensity_scale)²``; None when no dose is known.
+        probe_power: ``absolute`` (Σ|P|² = photons of an empty region) or ``relative``.
+        mask: (N, N) or (P, N, N) bool, True = valid; None = all valid.
+        background: (N, N) float32 expected counts ≥ 0 added to every pattern; None = none.
+        scan_index: (P,) int64 scan number or trigger number of each pattern.
+        object_pixel_m, photon_energy_eV, detector_distance_m, detector_pixel_m: geometry in SI
+            units (energy in eV), NaN where unknown.
+        truth: (H, W) complex64 known object, whose pixel [0, 0] is at position (0, 0).
+        name: what to call the scan in messages and file names.
+        notes: what the reader inferred, assumed or dropped, one sentence each.
+
+    Raises:
+        DataError: a shape, dtype or value does not fit the contract.
+    """
+
+    diffraction: NDArray[Any]
+    positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex64] | None
+    domain: Domain = "counts"
+    intensity_scale: float | None = 1.0
+    probe_power: ProbePower = "relative"
+    mask: NDArray[np.bool_] | None = None
+    background: NDArray[np.float32] | None = None
+    scan_index: NDArray[np.int64] | None = None
+    object_pixel_m: float = float("nan")
+    photon_energy_eV: float = float("nan")  # noqa: N815 - the unit's symbol
+    detector_distance_m: float = float("nan")
+    detector_pixel_m: float = float("nan")
+    truth: NDArray[np.complex64] | None = None
+    name: str = "scan"
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    def __len__(self) -> int:
+        return int(self.diffraction.shape[0])
+
+    @property
+    def N(self) -> int:  # noqa: N802 - the field's symbol
+        """Side of a pattern in pixels."""
+        return int(self.diffraction.shape[-1])
+
+    @property
+    def has_dose(self) -> bool:
+        """Whether the patterns are photon counts, up to a known scale."""
+        return self.intensity_scale is not None
+
+    def amplitude(self, index: Index = slice(None)) -> NDArray[np.float32]:
+        """√counts of the patterns ``index``: (B, N, N) float32."""
+        raw = np.asarray(self.diffraction[index], dtype=np.float32)
+        raw = np.sqrt(raw) if self.domain == "counts" else raw
+        return raw * np.float32(self.intensity_scale or 1.0)
+
+    def counts(self, index: Index = slice(None)) -> NDArray[np.float32]:
+        """Photon counts of the patterns ``index``: (B, N, N) float32.
+
+        Without a known dose these are intensities in the file's own unit.
+        """
+        raw = np.asarray(self.diffraction[index], dtype=np.float32)
+        raw = raw if self.domain == "counts" else np.square(raw)
+        return raw * np.float32((self.intensity_scale or 1.0) ** 2)
+
+    def valid(self, index: Index = slice(None)) -> NDArray[np.bool_] | None:
+        """The mask of the patterns ``index``, (N, N) or (B, N, N); None when all is valid."""
+        return self.mask[index] if self.mask is not None and self.mask.ndim == 3 else self.mask
+
+    @cached_property
+    def photons(self) -> NDArray[np.float64]:
+        """Σ counts over the valid pixels of each pattern: (P,) float64."""
+        chunk = max(1, _CHUNK_BYTES // (4 * self.N**2))
+        total = np.empty(len(self), dtype=np.float64)
+        for start in range(0, len(self), chunk):
+            part = slice(start, start + chunk)
+            counts, valid = self.counts(part), self.valid(part)
+            total[part] = np.sum(counts, axis=(1, 2), dtype=np.float64, where=_where(valid))
+        return total
+
+    @cached_property
+    def mean_photons(self) -> float:
+        """Mean of Σ counts per pattern, over the valid pixels."""
+        return float(self.photons.mean())
+
+    @cached_property
+    def photon_probe(self) -> NDArray[np.complex64]:
+        """The probe in √photons, (M, N, N) complex64, its power as ``probe_power`` says.
+
+        A relative probe is scaled so that Σ|P|² is the mean of Σ counts.
+
+        Raises:
+            DataError: the scan has no probe, or one without power.
+        """
+        if self.probe is None:
+            raise DataError(
+                f"{self.name}: expected a probe, found none; "
+                "give one in the file (key probeGuess) or from another scan"
+            )
+        if self.probe_power == "absolute":
+            return self.probe
+        power = float(np.sum(np.abs(self.probe.astype(np.complex128)) ** 2))
+        if not power > 0:
+            raise DataError(f"{self.name}: expected a probe with power above 0, found {power}")
+        return (self.probe * np.sqrt(self.mean_photons / power)).astype(np.complex64)
+
+    def subset(self, index: NDArray[np.integer[Any]]) -> "Scan":
+        """The scan of the patterns ``index`` alone; every per-pattern array follows."""
+        return replace(
+            self,
+            diffraction=self.diffraction[index],
+            positions_px=self.positions_px[index],
+            mask=self.valid(index),
+            scan_index=None if self.scan_index is None else self.scan_index[index],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """The image of a scan: object, where it is known, and how it lies under the scan.
+
+    Args:
+        obj: (H, W) complex64 transmission.
+        coverage: (H, W) float32 illumination Σ_j Σ_m |S_f P_m|², relative to its maximum.
+        origin_yx_px: (2,) float64 position, in the scan's coordinates, of pixel [0, 0].
+        positions_px: (P, 2) float64 the scan's positions.
+        probe: (M, N, N) complex64 the probe that it was made with.
+        pixel_size_m: object pixel in metres, NaN if unknown.
+    """
+
+    obj: NDArray[np.complex64]
+    coverage: NDArray[np.float32]
+    origin_yx_px: NDArray[np.float64]
+    positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+    pixel_size_m: float = float("nan")
+
+
+def _where(valid: NDArray[np.bool_] | None) -> Any:
+    return True if valid is None else valid
+
+
+def _validate(scan: Scan) -> None:
+    """Check shapes, dtypes and finiteness; the patterns' values are checked by the reader."""
+
+    def expect(good: bool, what: str, found: object) -> None:
+        if not good:
+            raise DataError(f"{scan.name}: expected {what}, found {found}")
+
+    shape = scan.diffraction.shape
+    expect(
+        len(shape) == 3 and shape[0] > 0 and shape[1] == shape[2] and shape[1] % 2 == 0,
+        "diffraction of shape (P, N, N) with P > 0 and N even",
+        shape,
+    )
+    count, side = shape[0], shape[-1]
+    expect(
+        scan.diffraction.dtype.kind in "uif", "real diffraction patterns", scan.diffraction.dtype
+    )
+    expect(
+        scan.positions_px.shape == (count, 2),
+        f"one (y, x) position for each of {count} patterns",
+        f"positions of shape {scan.positions_px.shape}",
+    )
+    expect(bool(np.isfinite(scan.positions_px).all()), "finite positions", "NaN or infinity")
+    if scan.probe is not None:
+        expect(
+            scan.probe.ndim == 3 and scan.probe.shape[1:] == (side, side),
+            f"a probe of shape (M, {side}, {side}), the size of the patterns",
+            scan.probe.shape,
+        )
+        expect(scan.probe.dtype == np.complex64, "a complex64 probe", scan.probe.dtype)
+        expect(bool(np.isfinite(scan.probe).all()), "a finite probe", "NaN or infinity")
+    if scan.intensity_scale is not None:
+        expect(
+            np.isfinite(scan.intensity_scale) and scan.intensity_scale > 0,
+            "intensity_scale above 0",
+            scan.intensity_scale,
+        )
+    if scan.mask is not None:
+        fits = scan.mask.shape in ((side, side), shape) and scan.mask.dtype == np.bool_
+        expect(
+            fits,
+            f"a boolean mask of shape ({side}, {side}) or {shape}",
+            (scan.mask.dtype, scan.mask.shape),
+        )
+    if scan.background is not None:
+        expect(
+            scan.background.shape == (side, side) and bool((scan.background >= 0).all()),
+            f"a background ≥ 0 of shape ({side}, {side})",
+            scan.background.shape,
+        )
+    if scan.truth is not None:
+        expect(scan.truth.ndim == 2, "a known object of two dimensions", scan.truth.shape)
