@@ -15,7 +15,15 @@ from ptychoconfig.payloads import InferencePayload, TrainingPayload
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
 
-__all__ = ["KNOWN_BACKENDS", "Backend", "Progress", "Report", "installed_backends", "load_backend"]
+__all__ = [
+    "KNOWN_BACKENDS",
+    "Backend",
+    "Progress",
+    "Report",
+    "ShouldStop",
+    "installed_backends",
+    "load_backend",
+]
 
 ENTRY_POINT_GROUP = "ptycho.backends"
 
@@ -48,6 +56,9 @@ class Progress:
 
 Report = Callable[[Progress], None]
 
+ShouldStop = Callable[[], bool]
+"""Asked after every step; once True, the run ends early and returns what it has."""
+
 
 class Backend(Protocol):
     """What a backend offers; arrays go in and out, no framework's objects."""
@@ -58,7 +69,12 @@ class Backend(Protocol):
         """Networks that this backend can build: name → one line."""
 
     def train(
-        self, scans: Sequence[Scan], payload: TrainingPayload, run_dir: Path, report: Report
+        self,
+        scans: Sequence[Scan],
+        payload: TrainingPayload,
+        run_dir: Path,
+        report: Report,
+        should_stop: ShouldStop,
     ) -> Bundle:
         """Train a network on the patterns of ``scans``.
 
@@ -67,6 +83,7 @@ class Backend(Protocol):
             payload: resolved configuration.
             run_dir: existing folder for ``checkpoints/`` and ``metrics.csv``.
             report: called as the run proceeds.
+            should_stop: True ends the run early, as the first Ctrl-C does.
 
         Raises:
             ConfigError: a setting that this backend or network cannot honour.
