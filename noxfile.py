@@ -1,0 +1,185 @@
+"""What a developer and CI run: ``python -m nox -l`` lists the sessions.
+
+Installing Torch takes longer than most checks, so the sessions share one environment,
+``.nox/dev``, which the session ``dev`` makes; only ``lint`` (no packages needed) and ``build``
+and ``lock`` (which must start clean) have their own.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "typecheck", "tests"]
+
+ROOT = Path(__file__).parent
+BIN = "Scripts" if os.name == "nt" else "bin"
+DEV = ROOT / ".nox" / "dev"
+PACKAGES = [ROOT / "packages" / f"ptycho-{name}" for name in ("config", "data", "torch", "cli")]
+CONSTRAINTS = ("-c", "constraints.txt")
+TOOLS = nox.project.load_toml("pyproject.toml")
+
+PINNED = ("torch==2.13.0", "h5py==3.14.0")
+"""What ``lock`` holds fixed: the tested Torch, and the newest h5py that TensorFlow 2.21 accepts."""
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+"""One thread per process: tests run two at a time, and small kernels are fastest so."""
+
+
+def _groups(*names: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(TOOLS, *names)
+
+
+def _requirements() -> list[str]:
+    """All packages, editable and in one command so that they find each other, and all tools."""
+    editable = [argument for package in PACKAGES for argument in ("-e", str(package))]
+    tools = list(_groups("dev"))
+    for package in PACKAGES:
+        metadata = nox.project.load_toml(package / "pyproject.toml")
+        tools += nox.project.dependency_groups(metadata, "test")
+    return [*editable, *dict.fromkeys(tools)]
+
+
+def _dev(session: nox.Session, command: str, *arguments: str) -> None:
+    """Run a command of the shared environment."""
+    path = os.pathsep.join([str(DEV / BIN), os.environ["PATH"]])
+    session.run(command, *arguments, external=True, env={**ENVIRONMENT, "PATH": path})
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    _dev(session, str(DEV / BIN / "python"), "-m", "pytest", *arguments, *session.posargs)
+
+
+@nox.session(default=False)
+def dev(session: nox.Session) -> None:
+    """Make the environment that the other sessions share; activate it to work by hand."""
+    sources = [ROOT / "pyproject.toml", ROOT / "constraints.txt", Path(__file__)]
+    sources += [package / "pyproject.toml" for package in PACKAGES]
+    state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    stamp = DEV / "installed.sha256"
+    if stamp.is_file() and stamp.read_text() == state:
+        session.log("Nothing has changed since this environment was made.")
+        return
+    session.install(*CONSTRAINTS, *_requirements())
+    stamp.write_text(state)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, and which package may import which."""
+    session.install(*CONSTRAINTS, *_groups("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    path = os.pathsep.join(str(package / "src") for package in PACKAGES)
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": path})
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def typecheck(session: nox.Session) -> None:
+    """Check the types: strict for config, data and cli, normal for the backends."""
+    _dev(session, str(DEV / BIN / "mypy"))
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def tests(session: nox.Session) -> None:
+    """Run every test that this machine can run, the integration tests included."""
+    _pytest(session, "-n", "2", "--dist", "worksteal")
+
+
+def _package_session(package: Path) -> None:
+    name = package.name.removeprefix("ptycho-")
+
+    @nox.session(name=f"tests-{name}", venv_backend="none", requires=["dev"])
+    def package_tests(session: nox.Session) -> None:
+        _pytest(session, str(package))
+
+    package_tests.__doc__ = f"Run the tests of {package.name}."
+
+
+for _package in PACKAGES:
+    _package_session(_package)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def integration(session: nox.Session) -> None:
+    """Make a scan, train and infer with the real command."""
+    _pytest(session, "tests/integration")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def demo(session: nox.Session) -> None:
+    """Simulate, train, infer and score on the spot; the pictures are in demo/."""
+    _dev(session, str(DEV / BIN / "ptycho"), "demo", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def bench(session: nox.Session) -> None:
+    """Measure start-up and throughput."""
+    for script in sorted((ROOT / "benchmarks").glob("*.py")):
+        _dev(session, str(DEV / BIN / "python"), str(script), *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    _dev(session, str(DEV / BIN / "sphinx-build"), "-W", "--keep-going", "docs", "docs/_build")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheels and sdists, and use them from an environment that has nothing else."""
+    session.install(*CONSTRAINTS, *_groups("build"))
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in PACKAGES:
+        session.run("pyproject-build", "--no-isolation", "--outdir", str(dist), str(package))
+    scratch = Path(session.create_tmp())
+    session.run("python", "-m", "venv", "--clear", str(scratch / "clean"))
+    _use_wheels(session, dist, scratch)
+
+
+def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
+    """Without Torch the command simulates and inspects; with it the backend is found."""
+    python, ptycho = (str(scratch / "clean" / BIN / name) for name in ("python", "ptycho"))
+    constraints = str(ROOT / "constraints.txt")
+
+    def install(wheels: Sequence[Path]) -> None:
+        names = [str(wheel) for wheel in wheels]
+        session.run(python, "-m", "pip", "install", "-q", "-c", constraints, *names, external=True)
+
+    wheels = sorted(dist.glob("*.whl"))
+    framework_free = [wheel for wheel in wheels if not wheel.name.startswith("ptycho_torch")]
+    scan = str(scratch / "scan.npz")
+    install(framework_free)
+    with session.chdir(scratch):
+        session.run(ptycho, "--version", external=True)
+        session.run(ptycho, "simulate", "--output", scan, "--force", external=True)
+        session.run(ptycho, "inspect", scan, external=True)
+    install(wheels)
+    with session.chdir(scratch):
+        session.run(ptycho, "--version", external=True)
+
+
+@nox.session(default=False, reuse_venv=False)
+def lock(session: nox.Session) -> None:
+    """Resolve everything anew and write constraints.txt."""
+    session.install(*PINNED, *_requirements())
+    # `pip list`, not `pip freeze`: a wheel from disk has a version there, and no path.
+    command = ("python", "-m", "pip", "list", "--format=json", "--exclude-editable")
+    listed = json.loads(str(session.run(*command, silent=True)))
+    found = {entry["name"]: entry["version"] for entry in listed}
+    drivers = sorted(name for name in found if name.startswith(("nvidia-", "cuda-", "triton")))
+    if drivers:
+        session.error(f"expected a CPU build of Torch, found it brings {', '.join(drivers)}")
+    # 2.13.0+cpu and 2.13.0 are one version: the build's label is the machine's choice.
+    pins = [f"{name}=={version.partition('+')[0]}" for name, version in found.items()]
+    pins = [pin for pin in sorted(pins, key=str.lower) if not pin.startswith("pip==")]
+    header = "# The tested versions; `python -m nox -s lock` writes this file."
+    (ROOT / "constraints.txt").write_text("\n".join([header, *pins, ""]))
