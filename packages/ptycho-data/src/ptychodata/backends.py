@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "Report",
     "ShouldStop",
+    "find_backend",
     "installed_backends",
     "load_backend",
 ]
@@ -109,12 +110,12 @@ def installed_backends() -> dict[str, list[EntryPoint]]:
     return found
 
 
-def load_backend(name: str) -> Backend:
-    """Load the backend ``name``.
+def find_backend(name: str) -> EntryPoint:
+    """Find the backend ``name`` without importing it.
 
     Raises:
         UsageError: no backend of this name is known.
-        BackendError: it is not installed, claimed twice, or does not load.
+        BackendError: it is not installed, or claimed twice.
     """
     found = installed_backends()
     if name not in found and name not in KNOWN_BACKENDS:
@@ -132,7 +133,17 @@ def load_backend(name: str) -> Backend:
             f"--backend {name}: expected one package of this name, found {packages}; "
             "uninstall all but one"
         )
-    entry = found[name][0]
+    return found[name][0]
+
+
+def load_backend(name: str) -> Backend:
+    """Load the backend ``name``.
+
+    Raises:
+        UsageError: no backend of this name is known.
+        BackendError: it is not installed, claimed twice, or does not load.
+    """
+    entry = find_backend(name)
     try:
         backend: Backend = entry.load()()
     except Exception as error:  # a broken installation can raise anything on import

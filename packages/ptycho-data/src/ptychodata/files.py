@@ -97,9 +97,9 @@ def stored_member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def dump_json(value: object) -> str:
-    """Strict JSON with sorted keys; numbers that are not finite become null."""
-    return json.dumps(_finite(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
+def dump_json(value: object, *, indent: int | None = 1) -> str:
+    """Strict JSON with sorted keys, one line if ``indent`` is None; non-finite becomes null."""
+    return json.dumps(_finite(value), sort_keys=True, indent=indent, allow_nan=False) + "\n"
 
 
 def _finite(value: object) -> object:
