@@ -168,6 +168,7 @@ class Reconstruction:
         positions_px: (P, 2) float64 the scan's positions.
         probe: (M, N, N) complex64 the probe that it was made with.
         pixel_size_m: object pixel in metres, NaN if unknown.
+        probe_source: where the probe came from: ``file`` or ``bundle``.
     """
 
     obj: NDArray[np.complex64]
@@ -176,6 +177,7 @@ class Reconstruction:
     positions_px: NDArray[np.float64]
     probe: NDArray[np.complex64]
     pixel_size_m: float = float("nan")
+    probe_source: str = "file"
 
 
 def _where(valid: NDArray[np.bool_] | None) -> Any:

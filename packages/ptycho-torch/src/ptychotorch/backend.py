@@ -1,0 +1,47 @@
+"""What the command sees of this package: the entry point ``torch`` of ``ptycho.backends``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ptychoconfig.payloads import InferencePayload, TrainingPayload
+from ptychodata.backends import Report, ShouldStop
+from ptychodata.bundle import Bundle
+from ptychodata.contracts import Reconstruction, Scan
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend:
+    """The Torch implementation of ``ptychodata.backends.Backend``.
+
+    Lightning takes seconds to import and only training needs it, so each method imports its own.
+    """
+
+    name = "torch"
+
+    def networks(self) -> dict[str, str]:
+        """Networks that this backend can build: name → one line."""
+        from .networks import NETWORKS
+
+        return {name: line for name, (_, line) in NETWORKS.items()}
+
+    def train(
+        self,
+        scans: Sequence[Scan],
+        payload: TrainingPayload,
+        run_dir: Path,
+        report: Report,
+        should_stop: ShouldStop,
+    ) -> Bundle:
+        """Train a network; see ``ptychodata.backends.Backend``."""
+        from .training import train
+
+        return train(scans, payload, run_dir, report, should_stop)
+
+    def infer(
+        self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report
+    ) -> Reconstruction:
+        """Reconstruct a scan; see ``ptychodata.backends.Backend``."""
+        from .inference import infer
+
+        return infer(bundle, scan, payload, report)

@@ -1,0 +1,152 @@
+"""Applying a trained network to a scan, in batches, into one canvas.
+
+With ``merge="scan"`` there is one pass over the scan per update step: a batch of patches is cut
+out of the finished canvas, improved, and added to the next one.  Memory is bounded by the batch
+and two canvases, whatever the number of patterns.
+"""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptychoconfig.errors import NumericalError
+from ptychoconfig.payloads import InferencePayload
+from ptychodata.backends import Progress, Report
+from ptychodata.bundle import Bundle
+from ptychodata.contracts import Reconstruction, Scan
+from ptychodata.grouping import group_indices
+from ptychodata.physics import split_positions
+from ptychodata.probes import probe_for
+from ptychodata.stitching import Canvas, nearest_pattern, plan_canvas
+
+from . import physics
+from .batches import Batch, GroupDataset, make_batch
+from .device import choose_device, choose_dtype
+from .merging import merge_weight, refine
+from .networks import build_network
+from .networks.unrolled import Unrolled
+from .weights import from_arrays
+
+__all__ = ["infer"]
+
+
+@torch.inference_mode()
+def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report) -> Reconstruction:
+    """Reconstruct a scan; see ``ptychodata.backends.Backend.infer``."""
+    device = choose_device(payload.execution)
+    network = build_network(payload.model)
+    from_arrays(network, dict(bundle.weights))
+    network.compute_dtype = choose_dtype(payload.execution, device)
+    network.to(device).eval()
+    probe, source = probe_for(scan, bundle, payload.inference.probe)
+    run = _Run(network, scan, torch.from_numpy(probe).to(device), payload, report)
+    obj, canvas = run.by_scan() if payload.inference.merge == "scan" else run.by_group()
+    if not np.isfinite(obj).all():
+        raise NumericalError(
+            f"{scan.name}: expected a finite object, found NaN or infinity; check the scan with "
+            "`ptycho inspect`, or use --precision 32-true"
+        )
+    return Reconstruction(
+        obj=obj.astype(np.complex64),
+        coverage=canvas.relative_coverage(),
+        origin_yx_px=canvas.origin_yx_px.astype(np.float64),
+        positions_px=scan.positions_px,
+        probe=probe,
+        pixel_size_m=scan.object_pixel_m,
+        probe_source=source,
+    )
+
+
+class _Run:
+    """One application of a network to a scan."""
+
+    def __init__(
+        self,
+        network: Unrolled,
+        scan: Scan,
+        probe: Tensor,
+        payload: InferencePayload,
+        report: Report,
+    ) -> None:
+        self.network, self.scan, self.probe, self.report = network, scan, probe, report
+        self.payload, self.size = payload, payload.inference.batch_size
+        self.shape, self.origin = plan_canvas(scan.positions_px, scan.N)
+        self.pixel = split_positions(scan.positions_px)[0] - self.origin
+        self.started = time.monotonic()
+
+    def by_scan(self) -> tuple[NDArray[np.complex128], Canvas]:
+        """One pass per update step, merging the whole scan in between."""
+        obj: NDArray[np.complex128] | None = None
+        for step in range(self.network.steps):
+            canvas = Canvas(self.shape, self.origin)
+            for index in self._chunks(step, self.network.steps):
+                batch, shifted = self._read(index)
+                windows = physics.window_index(batch.pixel, self.scan.N, self.shape)
+                patches = (
+                    torch.ones_like(shifted[:, 0])
+                    if obj is None
+                    else physics.gather(current, windows)  # noqa: F821 - set with obj
+                )
+                patches = self.network(step, patches, shifted, batch)
+                _add(canvas, patches, merge_weight(shifted), self.pixel[index])
+            obj = canvas.object()
+            current = torch.from_numpy(obj.astype(np.complex64)).to(self.probe.device)
+        assert obj is not None  # a network has at least one step
+        return obj, canvas
+
+    def by_group(self) -> tuple[NDArray[np.complex128], Canvas]:
+        """Every pattern with its neighbours, or alone; the whole scan is merged at the end only."""
+        alone = self.payload.inference.merge == "none"
+        groups = group_indices(
+            self.scan.positions_px,
+            1 if alone else self.payload.model.gridsize,
+            max(1, self.payload.model.C - 1),
+            np.random.default_rng(0),
+            sequential=True,
+        )
+        dataset = GroupDataset([self.scan])
+        canvas = Canvas(self.shape, self.origin)
+        for index in self._chunks(0, 1, per_pattern=groups.shape[1]):
+            batch = dataset[0, groups[index]].to(self.probe.device)
+            shifted = physics.shift_probe(self.probe, batch.fraction)
+            *_, patches = refine(self.network, shifted, batch)
+            patches, shifted = patches[:: batch.per_group], shifted[:: batch.per_group]
+            weight = merge_weight(shifted)
+            if alone:
+                mine = nearest_pattern(self.scan.positions_px, index, self.scan.N)
+                weight = weight * torch.from_numpy(mine).to(weight)
+            _add(canvas, patches, weight, self.pixel[index])
+        return canvas.object(), canvas
+
+    def _chunks(self, part: int, parts: int, per_pattern: int = 1) -> Iterator[NDArray[np.int64]]:
+        """Indices of the patterns to compute together, telling how far the run is."""
+        count, size = len(self.scan), max(1, self.size // per_pattern)
+        for start in range(0, count, size):
+            index = np.arange(start, min(start + size, count))
+            yield index
+            done = part * count + int(index[-1]) + 1
+            elapsed = max(1e-9, time.monotonic() - self.started)
+            self.report(
+                Progress(
+                    phase="infer",
+                    done=done,
+                    total=parts * count,
+                    epoch=1,
+                    epochs=1,
+                    metrics={},
+                    patterns_per_s=done / parts / elapsed,
+                    seconds_left=elapsed * (parts * count - done) / done,
+                )
+            )
+
+    def _read(self, index: NDArray[np.int64]) -> tuple[Batch, Tensor]:
+        batch = make_batch(self.scan, index, self.pixel[index], self.shape).to(self.probe.device)
+        return batch, physics.shift_probe(self.probe, batch.fraction)
+
+
+def _add(canvas: Canvas, patches: Tensor, weight: Tensor, pixel: NDArray[np.int64]) -> None:
+    canvas.add(patches.cpu().numpy(), pixel, weight.cpu().numpy())

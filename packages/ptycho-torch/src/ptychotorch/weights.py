@@ -1,0 +1,63 @@
+"""Between a Torch module and the framework-neutral weights of a bundle.
+
+A weight's name is the path of its module, ``/`` between the parts, then ``kernel``, ``bias`` or
+``gain``.  A convolution kernel is stored as (height, width, in, out).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ptychoconfig.errors import BundleError
+
+__all__ = ["from_arrays", "to_arrays"]
+
+
+def to_arrays(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """All weights of a network: neutral name → float32 array."""
+    return {
+        _neutral_name(name): _to_neutral(tensor.detach().float().cpu().numpy())
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def from_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
+    """Load weights into a network, strictly: every name and every shape must fit.
+
+    Raises:
+        BundleError: a weight is missing, left over, of another shape, or not finite.
+    """
+    state = network.state_dict()
+    names = {_neutral_name(name): name for name in state}
+    missing, extra = sorted(names.keys() - weights.keys()), sorted(weights.keys() - names.keys())
+    if missing or extra:
+        raise BundleError(
+            f"weights.h5: expected the {len(names)} weights of the network that config.json "
+            f"describes, found {len(missing)} missing {missing[:3]} and {len(extra)} unknown "
+            f"{extra[:3]}; the bundle does not fit its own configuration"
+        )
+    for neutral, name in names.items():
+        array = _from_neutral(np.asarray(weights[neutral], dtype=np.float32))
+        if array.shape != tuple(state[name].shape) or not np.isfinite(array).all():
+            raise BundleError(
+                f"weights.h5: expected finite {neutral} of shape {tuple(state[name].shape)} "
+                f"(Torch layout), found shape {array.shape}"
+            )
+        state[name] = torch.from_numpy(array)
+    network.load_state_dict(state)
+
+
+def _neutral_name(name: str) -> str:
+    path, _, leaf = name.replace(".", "/").rpartition("/")
+    return f"{path}/{'kernel' if leaf == 'weight' else leaf}"
+
+
+def _to_neutral(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    return np.ascontiguousarray(moved)
+
+
+def _from_neutral(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+    return np.ascontiguousarray(moved)
