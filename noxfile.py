@@ -116,14 +116,14 @@ def integration(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def demo(session: nox.Session) -> None:
     """Simulate, train, infer and score on the spot; the pictures are in demo/."""
-    _dev(session, str(DEV / BIN / "ptycho"), "demo", *session.posargs)
+    _dev(session, str(DEV / BIN / "ptycho"), "demo", "--force", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
 def bench(session: nox.Session) -> None:
     """Measure start-up and throughput."""
     for script in sorted((ROOT / "benchmarks").glob("*.py")):
-        _dev(session, str(DEV / BIN / "python"), str(script), *session.posargs)
+        _dev(session, str(DEV / BIN / "python"), str(script))
 
 
 @nox.session(venv_backend="none", requires=["dev"])
@@ -160,7 +160,7 @@ def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
     install(framework_free)
     with session.chdir(scratch):
         session.run(ptycho, "--version", external=True)
-        session.run(ptycho, "simulate", "--output", scan, "--force", external=True)
+        session.run(ptycho, "simulate", scan, "--n-patterns", "50", "--force", external=True)
         session.run(ptycho, "inspect", scan, external=True)
     install(wheels)
     with session.chdir(scratch):
