@@ -1,0 +1,201 @@
+"""``ptycho infer``: a bundle and scans in, images of the object out."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptychocli.console import Console, duration
+from ptychocli.options import (
+    ConfigOption,
+    ForceOption,
+    JsonOption,
+    OutputDirOption,
+    QuietOption,
+    ScansArgument,
+    given,
+    settings_from,
+)
+from ptychoconfig.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ptychocli.rundir import RunDir
+    from ptychoconfig.payloads import InferencePayload
+    from ptychoconfig.resolve import Resolved
+    from ptychodata.backends import Backend
+    from ptychodata.bundle import Bundle
+    from ptychodata.contracts import Reconstruction, Scan
+
+__all__ = ["app", "run_inference"]
+
+app = typer.Typer()
+
+
+@app.command()
+@settings_from(("inference", "data", "execution"))
+def infer(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a training run, or its wts.h5.zip.")],
+    scans: ScansArgument,
+    output_dir: OutputDirOption,
+    backend: Annotated[
+        str | None, typer.Option(help="Framework to compute with; default the bundle's own.")
+    ] = None,
+    config: ConfigOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Reconstruct scans with a trained bundle.
+
+    One scan writes straight into the output folder, several write one folder each. A file that
+    holds the known object is scored against it.
+    """
+    with Console(quiet=quiet, as_json=as_json) as console:
+        outcomes = run_inference(
+            bundle,
+            scans,
+            output_dir,
+            backend=backend,
+            settings=given(settings),
+            config_file=config,
+            force=force,
+            console=console,
+        )
+        console.finish(outcomes[0] if len(outcomes) == 1 else {"scans": outcomes})
+
+
+def run_inference(
+    bundle_path: Path,
+    paths: Sequence[Path],
+    output_dir: Path,
+    *,
+    backend: str | None,
+    settings: Mapping[str, Any],
+    config_file: Path | None,
+    force: bool,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Reconstruct the scans ``paths`` and write what was found; return the metrics of each.
+
+    Args:
+        bundle_path: folder of a training run, or the bundle file.
+        paths: scan files.
+        output_dir: folder for one scan; parent of one folder per scan for several.
+        backend: name of the backend; None takes the one that wrote the bundle.
+        settings: the settings that the user gave as flags.
+        config_file: YAML file of settings.
+        force: accept folders that hold a result.
+        console: where to say what happens.
+    """
+    from ptychocli.rundir import open_run_dir, provenance
+    from ptychocli.scans import read_scans, resolve_data
+    from ptychoconfig.payloads import create_inference_payload
+    from ptychodata.backends import find_backend, load_backend
+    from ptychodata.bundle import read_bundle
+
+    if backend is not None:
+        find_backend(backend)
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(open_run_dir(folder, force=force))
+            for folder in _folders(paths, output_dir)
+        ]
+        bundle = read_bundle(bundle_path)
+        data, resolved_data = resolve_data(settings, config_file)
+        payload = create_inference_payload(
+            bundle_config=bundle.config,
+            flags=given(settings, "inference", "execution"),
+            config_file=config_file,
+        )
+        resolved = _joined(payload.resolved(), resolved_data)
+        find_backend(backend or bundle.backend)
+        outcomes = []
+        for path, run in zip(paths, runs, strict=True):
+            with console.keeping(run):
+                [scan] = read_scans([path], data, console)
+                engine = load_backend(backend or bundle.backend)
+                reconstruction, seconds = _infer(engine, bundle, scan, payload, run, console)
+                origin = provenance([path], backend=engine.name, bundle=str(bundle_path))
+                metrics = _metrics(reconstruction, scan) | {"seconds": seconds}
+                run.write_records(resolved, origin)
+                _write(reconstruction, metrics, run)
+                _print(metrics, run, console)
+                outcomes.append({"output_dir": str(run.path), "scan": str(path), **metrics})
+        return outcomes
+
+
+def _folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
+    """The output folder for one scan; one within it, named after the scan, for each of several."""
+    if len(paths) == 1:
+        return [output_dir]
+    names = [path.name.split(".")[0] or path.name for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            "expected scans of different file names, for one output folder each, found "
+            f"{', '.join(twice)} more than once; run them apart with an --output-dir each"
+        )
+    return [output_dir / name for name in names]
+
+
+def _joined(first: "Resolved", second: "Resolved") -> "Resolved":
+    return replace(
+        first,
+        sections={**first.sections, **second.sections},
+        sources={**first.sources, **second.sources},
+    )
+
+
+def _infer(
+    engine: "Backend",
+    bundle: "Bundle",
+    scan: "Scan",
+    payload: "InferencePayload",
+    run: "RunDir",
+    console: Console,
+) -> "tuple[Reconstruction, float]":
+    run.begin()
+    started = monotonic()
+    with console.progress() as report:
+        reconstruction = engine.infer(bundle, scan, payload, report)
+    return reconstruction, monotonic() - started
+
+
+def _metrics(reconstruction: "Reconstruction", scan: "Scan") -> dict[str, Any]:
+    """How well the image explains the patterns, and matches the known object if there is one."""
+    from ptychodata.metrics import residuals, score
+
+    obj, origin = reconstruction.obj, reconstruction.origin_yx_px
+    metrics: dict[str, Any] = {
+        "patterns": len(scan),
+        "probe": reconstruction.probe_source,
+        "residuals": residuals(obj, origin, scan, reconstruction.probe),
+    }
+    if scan.truth is not None:
+        metrics["scores"] = score(obj, origin, scan.truth, scan.positions_px)
+    return metrics
+
+
+def _write(reconstruction: "Reconstruction", metrics: Mapping[str, Any], run: "RunDir") -> None:
+    from ptychocli.pictures import write_pictures
+    from ptychocli.rundir import write_reconstruction
+
+    write_pictures(reconstruction, run.path)
+    run.write_json("metrics.json", metrics)
+    write_reconstruction(reconstruction, run.path)
+
+
+def _print(metrics: Mapping[str, Any], run: "RunDir", console: Console) -> None:
+    for group in ("residuals", "scores"):
+        figures = metrics.get(group, {})
+        for name, value in figures.items():
+            if isinstance(value, float):
+                console.result(f"{name:18} {value:.4g}")
+    rate = metrics["patterns"] / metrics["seconds"]
+    console.result(f"reconstructed in {duration(metrics['seconds'])} ({rate:.0f} patterns/s)")
+    console.result(f"pictures: {run.path / 'amplitude.png'} {run.path / 'phase.png'}")

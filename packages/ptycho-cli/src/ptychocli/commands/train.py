@@ -1,0 +1,213 @@
+"""``ptycho train``: scans in, a bundle out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ptychocli.console import Console, duration
+from ptychocli.options import (
+    BackendOption,
+    ConfigOption,
+    ForceOption,
+    JsonOption,
+    OutputDirOption,
+    QuietOption,
+    ScansArgument,
+    given,
+    settings_from,
+)
+from ptychoconfig.errors import ConfigError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from ptychocli.rundir import RunDir
+    from ptychoconfig.payloads import TrainingPayload
+    from ptychodata.backends import Backend
+    from ptychodata.bundle import Bundle
+    from ptychodata.contracts import Scan
+
+__all__ = ["Trained", "app", "run_training"]
+
+app = typer.Typer()
+
+SECTIONS = ("model", "data", "training", "execution")
+
+
+@app.command()
+@settings_from(SECTIONS, without={"N"})
+def train(
+    scans: ScansArgument,
+    output_dir: OutputDirOption,
+    backend: BackendOption = "torch",
+    config: ConfigOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Train a network on measured scans.
+
+    The patterns themselves are the teacher; no known object is needed. The folder takes the
+    bundle wts.h5.zip, which `ptycho infer` applies to this scan or any other.
+    """
+    with Console(quiet=quiet, as_json=as_json) as console:
+        trained = run_training(
+            scans,
+            output_dir,
+            backend=backend,
+            settings=given(settings),
+            config_file=config,
+            force=force,
+            console=console,
+        )
+        console.finish(trained.outcome)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run left behind.
+
+    Args:
+        bundle: path of the bundle.
+        outcome: figures for ``--json``.
+    """
+
+    bundle: Path
+    outcome: Mapping[str, Any]
+
+
+def run_training(
+    paths: Sequence[Path],
+    output_dir: Path,
+    *,
+    backend: str,
+    settings: Mapping[str, Any],
+    config_file: Path | None,
+    force: bool,
+    console: Console,
+) -> Trained:
+    """Train on the scans ``paths`` and write the run directory.
+
+    Args:
+        paths: scan files, all of one N.
+        output_dir: folder that takes the run.
+        backend: name of the backend.
+        settings: the settings that the user gave as flags.
+        config_file: YAML file of settings.
+        force: accept a folder that holds a result.
+        console: where to say what happens.
+
+    Raises:
+        KeyboardInterrupt: the user stopped the run; what it had learned is saved.
+    """
+    from ptychocli.rundir import open_run_dir
+    from ptychocli.scans import read_scans, resolve_data
+    from ptychodata.backends import find_backend, load_backend
+
+    find_backend(backend)
+    if settings.get("architecture") == "help":
+        return _list_networks(load_backend(backend), console)
+    with open_run_dir(output_dir, force=force) as run, console.keeping(run):
+        data, _ = resolve_data(settings, config_file)
+        scans = read_scans(paths, data, console)
+        payload = _payload(paths, scans, settings, config_file)
+        engine = load_backend(backend)
+        if payload.model.architecture not in engine.networks():
+            raise UsageError(
+                f"--architecture: expected one of {', '.join(engine.networks())}, "
+                f"found {payload.model.architecture!r}"
+            )
+        return _train(engine, paths, scans, payload, run, console)
+
+
+def _payload(
+    paths: Sequence[Path],
+    scans: "Sequence[Scan]",
+    settings: Mapping[str, Any],
+    config_file: Path | None,
+) -> "TrainingPayload":
+    """Resolve every setting, with N from the data, and check the data against them."""
+    from ptychoconfig.payloads import create_training_payload, infer_probe_size
+
+    sides = {}
+    for path, scan in zip(paths, scans, strict=True):
+        probe = scan.photon_probe  # raises where there is none
+        sides[path] = infer_probe_size(scan.diffraction.shape, probe.shape, str(path))
+    if len(set(sides.values())) > 1:
+        found = ", ".join(f"{path} has N = {side}" for path, side in sides.items())
+        raise DataError(f"expected scans of one pattern size N, found {found}; train them apart")
+    payload = create_training_payload(N=sides[paths[0]], flags=settings, config_file=config_file)
+    if payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
+        raise ConfigError(
+            "--poisson-weight: expected 0 for a scan without photon counts, found "
+            f"{payload.training.poisson_weight}; give the mean photons with --nphotons"
+        )
+    return payload
+
+
+def _train(
+    engine: "Backend",
+    paths: Sequence[Path],
+    scans: "Sequence[Scan]",
+    payload: "TrainingPayload",
+    run: "RunDir",
+    console: Console,
+) -> Trained:
+    from ptychocli.interrupts import stop_on_signal
+    from ptychocli.rundir import BUNDLE, provenance
+    from ptychodata.bundle import write_bundle
+
+    _announce(scans, payload, console)
+    run.begin()
+    started = monotonic()
+    with stop_on_signal(console) as interrupt, console.progress() as report:
+        bundle = engine.train(scans, payload, run.path, report, interrupt)
+    seconds = monotonic() - started
+    seeds = {"seed": payload.training.seed, "subsample_seed": payload.data.subsample_seed}
+    settled = {"backend": engine.name, "seeds": seeds, "seconds": seconds}
+    run.write_records(payload.resolved(), provenance(paths, **settled))
+    write_bundle(bundle, run.path / BUNDLE)
+    losses = _last_figures(bundle)
+    console.result(
+        "  ".join([f"trained {duration(seconds)}", *(f"{k} {v:.4g}" for k, v in losses.items())])
+    )
+    console.result(f"bundle: {run.path / BUNDLE}")
+    if interrupt.asked:
+        raise KeyboardInterrupt
+    outcome = {
+        "bundle": str(run.path / BUNDLE),
+        "seconds": seconds,
+        "metrics": losses,
+        "seeds": seeds,
+    }
+    return Trained(run.path / BUNDLE, outcome)
+
+
+def _announce(scans: "Sequence[Scan]", payload: "TrainingPayload", console: Console) -> None:
+    """Say what is trained on how much; a part of the data is never used silently."""
+    training, model = payload.training, payload.model
+    patterns = sum(len(scan) for scan in scans)
+    console.note(
+        f"training {model.architecture} on {patterns} patterns, gridsize {model.gridsize} "
+        f"(groups of {model.C}), up to {training.epochs} epochs"
+        + (f" or {duration(training.max_time)}" if training.max_time else "")
+    )
+    if training.n_groups is not None and training.n_groups < patterns:
+        console.note(
+            f"using a subset: {training.n_groups} groups per epoch (--n-groups), "
+            f"anchored at as many of {patterns} patterns"
+        )
+
+
+def _last_figures(bundle: "Bundle") -> dict[str, float]:
+    return {name: float(values[-1]) for name, values in bundle.history.items() if values}
+
+
+def _list_networks(engine: "Backend", console: Console) -> Trained:
+    networks = engine.networks()
+    for name, line in networks.items():
+        console.result(f"{name:12} {line}")
+    return Trained(Path(), {"networks": networks})

@@ -1,0 +1,193 @@
+"""The folder that takes everything a run writes, and nothing outside it.
+
+Logs grow while the run goes; results are written at its end, each whole or not at all, the one
+that counts last.  A run that fails before it has written anything leaves no folder behind.
+"""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from ptychocli.versions import package_versions
+from ptychoconfig.errors import ConfigError
+from ptychodata.files import atomic_path, dump_json, sha256_of
+
+if TYPE_CHECKING:
+    from ptychoconfig.resolve import Resolved
+    from ptychodata.backends import Progress
+    from ptychodata.contracts import Reconstruction
+
+__all__ = [
+    "BUNDLE",
+    "RECONSTRUCTION",
+    "RunDir",
+    "open_run_dir",
+    "provenance",
+    "refuse_existing",
+    "write_reconstruction",
+]
+
+BUNDLE, RECONSTRUCTION = "wts.h5.zip", "reconstruction.npz"
+
+
+class RunDir:
+    """A folder that was checked and may be written to.
+
+    Args:
+        path: the existing folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[str] | None = []
+
+    def begin(self) -> None:
+        """Start to write: until here the log waits, so that a false start leaves nothing."""
+        lines, self._waiting = self._waiting or [], None
+        self._append("run.log", "".join(lines))
+
+    def log(self, message: str) -> None:
+        """Append a line with the time to ``run.log``."""
+        line = f"{_now()} {message}\n"
+        if self._waiting is None:
+            self._append("run.log", line)
+        else:
+            self._waiting.append(line)
+
+    def event(self, progress: "Progress") -> None:
+        """Append a step to ``events.jsonl``."""
+        self._append("events.jsonl", dump_json({"time": _now(), **asdict(progress)}, indent=None))
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        with atomic_path(self.path / name) as temporary:
+            temporary.write_text(dump_json(content), encoding="utf-8")
+
+    def write_records(self, resolved: "Resolved", origin: Mapping[str, Any]) -> None:
+        """Write what makes the run repeatable: ``config.resolved.yaml``, ``provenance.json``."""
+        from ptychoconfig.yaml_files import write_resolved
+
+        write_resolved(self.path / "config.resolved.yaml", resolved)
+        self.write_json("provenance.json", origin)
+
+    def _append(self, name: str, line: str) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def write_reconstruction(reconstruction: "Reconstruction", folder: Path) -> None:
+    """Write ``reconstruction.npz``, whole or not at all.
+
+    Keys: ``object`` (H, W) complex64, ``coverage`` (H, W) float32, ``origin_yx_px`` (2,),
+    ``pixel_size_m`` (NaN = unknown), ``positions_px`` (P, 2) and ``probe`` (M, N, N) complex64.
+    """
+    import numpy as np
+
+    with atomic_path(folder / RECONSTRUCTION) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            object=reconstruction.obj,
+            coverage=reconstruction.coverage,
+            origin_yx_px=reconstruction.origin_yx_px,
+            pixel_size_m=np.float64(reconstruction.pixel_size_m),
+            positions_px=reconstruction.positions_px,
+            probe=reconstruction.probe,
+        )
+
+
+@contextmanager
+def open_run_dir(path: Path, *, force: bool) -> Iterator[RunDir]:
+    """Check and create an output folder before any work is done.
+
+    Args:
+        path: the folder; it may exist and hold other things.
+        force: accept one that already holds a result.
+
+    Raises:
+        ConfigError: it holds a result, is no folder, or cannot be written to.
+    """
+    for result in (BUNDLE, RECONSTRUCTION):
+        if (path / result).exists() and not force:
+            raise ConfigError(
+                f"--output-dir {path}: expected a folder without a result, found {result}; "
+                "choose another folder, or overwrite it with --force"
+            )
+    made = _make(path)
+    try:
+        yield RunDir(path)
+    except BaseException:
+        for folder in made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
+        raise
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Check that a single output file may be written, before any work is done.
+
+    Raises:
+        ConfigError: it exists and ``force`` is not given, or its folder does not.
+    """
+    if path.is_dir() or (path.exists() and not force):
+        found = "a folder" if path.is_dir() else "a file"
+        raise ConfigError(
+            f"{path}: expected a new file to write, found {found}; "
+            f"choose another name{'' if path.is_dir() else ', or overwrite it with --force'}"
+        )
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"{path}: expected a folder {path.parent} that can be written to, found none; "
+            "create it or choose another"
+        )
+
+
+def provenance(scans: Sequence[Path], **more: Any) -> dict[str, Any]:
+    """Where a result comes from: command, versions, data, machine.
+
+    Args:
+        scans: files that were read; each is recorded with its SHA-256.
+        more: further entries, such as seeds.
+    """
+    return {
+        "created": _now(),
+        "command": shlex.join(["ptycho", *sys.argv[1:]]),
+        "versions": package_versions(),
+        "data": [{"path": str(path), "sha256": sha256_of(path)} for path in scans],
+        "machine": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": platform.machine(),
+            "cpu_count": os.cpu_count(),
+        },
+        **more,
+    }
+
+
+def _make(path: Path) -> list[Path]:
+    """Create a folder and its missing parents; return them, innermost first."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--output-dir {path}: expected a folder that can be written to, "
+            f"found {error.strerror or error}; choose another folder"
+        ) from error
+    return missing
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,98 @@
+"""Reading the scans that a command was given, and saying what they hold."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ptychocli.console import Console
+from ptychocli.options import given
+from ptychoconfig.errors import ConfigError
+from ptychoconfig.resolve import resolve
+from ptychoconfig.schema import DataConfig
+from ptychodata.contracts import Scan
+
+if TYPE_CHECKING:
+    from ptychoconfig.resolve import Resolved
+
+__all__ = ["describe", "file_size", "read_scans", "resolve_data", "summary"]
+
+
+def resolve_data(
+    settings: Mapping[str, Any], config_file: Path | None
+) -> "tuple[DataConfig, Resolved]":
+    """Resolve the section ``data`` alone, which is needed to read a scan."""
+    resolved = resolve(["data"], flags=given(settings, "data"), config_file=config_file)
+    data = resolved.sections["data"]
+    assert isinstance(data, DataConfig)
+    return data, resolved
+
+
+def read_scans(paths: Sequence[Path], data: DataConfig, console: Console) -> list[Scan]:
+    """Read scans, drawing ``n_subsample`` patterns from each if it is set; say so.
+
+    Raises:
+        DataError: a file is missing or is no scan.
+        ConfigError: more patterns are to be drawn than a scan holds.
+    """
+    return [_read(path, data, console) for path in paths]
+
+
+def _read(path: Path, data: DataConfig, console: Console) -> Scan:
+    from ptychodata.formats import read
+    from ptychodata.grouping import draw_subsample
+
+    scan = read(path, options=data)
+    console.note(f"{path}: {describe(scan)}")
+    for note in scan.notes:
+        console.note(f"{path}: {note}")
+    if not scan.has_dose:
+        console.warn(
+            f"{path}: no photon counts are known, only relative amplitudes; "
+            "give the mean photons per pattern with --nphotons"
+        )
+    if data.n_subsample is None or data.n_subsample == len(scan):
+        return scan
+    if data.n_subsample > len(scan):
+        raise ConfigError(
+            f"--n-subsample: expected at most the {len(scan)} patterns of {path}, "
+            f"found {data.n_subsample}"
+        )
+    console.note(
+        f"{path}: using a subset, {data.n_subsample} of {len(scan)} patterns "
+        f"(--n-subsample, seed {data.subsample_seed})"
+    )
+    return scan.subset(draw_subsample(len(scan), data.n_subsample, data.subsample_seed))
+
+
+def describe(scan: Scan) -> str:
+    """One line: how many patterns of what."""
+    photons = f"{scan.mean_photons:.3g} photons per pattern" if scan.has_dose else "no dose"
+    modes = "no probe" if scan.probe is None else f"{len(scan.probe)} probe mode(s)"
+    return f"{len(scan)} patterns of {scan.N}×{scan.N}, {photons}, {modes}"
+
+
+def summary(scan: Scan) -> dict[str, Any]:
+    """What a scan holds, for ``--json``."""
+    return {
+        "name": scan.name,
+        "patterns": len(scan),
+        "N": scan.N,
+        "dtype": str(scan.diffraction.dtype),
+        "domain": scan.domain,
+        "intensity_scale": scan.intensity_scale,
+        "mean_photons": scan.mean_photons if scan.has_dose else None,
+        "probe_shape": None if scan.probe is None else list(scan.probe.shape),
+        "probe_power": scan.probe_power,
+        "extent_yx_px": np.ptp(scan.positions_px, axis=0).tolist(),
+        "object_pixel_m": scan.object_pixel_m,
+        "has_mask": scan.mask is not None,
+        "has_truth": scan.truth is not None,
+        "notes": list(scan.notes),
+    }
+
+
+def file_size(path: Path) -> str:
+    """Size of a file for people."""
+    return f"{path.stat().st_size / 1e6:.1f} MB"

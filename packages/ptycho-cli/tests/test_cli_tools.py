@@ -1,0 +1,118 @@
+"""``convert``, ``simulate``, ``inspect`` and ``config``."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from ptychoconfig.schema import SECTIONS
+from ptychodata.formats import read
+
+SMALL = ("--N", 32, "--n-patterns", 9, "--nphotons", "1e5")
+
+
+def test_convert_says_what_it_read_and_writes_the_same_scan(scan, tmp_path, ptycho):
+    target = tmp_path / "out.npz"
+    outcome = ptycho("convert", scan, target)
+    assert outcome.code == 0, outcome.err
+    assert "wrote" in outcome.out
+    assert "25" in outcome.out
+    assert "amplitude" in outcome.out
+    before, after = read(scan), read(target)
+    np.testing.assert_allclose(after.counts(), before.counts(), rtol=1e-6)
+    np.testing.assert_array_equal(after.positions_px, before.positions_px)
+
+
+def test_convert_keeps_an_existing_file_unless_forced(scan, tmp_path, ptycho):
+    target = tmp_path / "out.npz"
+    target.write_text("mine")
+    assert ptycho("convert", scan, target).code == 3
+    assert target.read_text() == "mine"
+    assert ptycho("convert", scan, target, "--force", "--json").json["patterns"] == 25
+
+
+def test_convert_takes_data_settings(write_scan, tmp_path, ptycho):
+    scan = write_scan("plain.npz", intensity_scale=None)
+    outcome = ptycho("convert", scan, tmp_path / "out.npz", "--nphotons", 5000, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["mean_photons"] == pytest.approx(5000)
+
+
+def test_simulate_is_repeatable_and_knows_its_object(tmp_path, ptycho):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        outcome = ptycho("simulate", tmp_path / f"{name}.npz", *SMALL, "--seed", seed)
+        assert outcome.code == 0, outcome.err
+        assert "9 patterns of 32×32" in outcome.out
+    a, b, c = (read(tmp_path / f"{name}.npz") for name in "abc")
+    np.testing.assert_array_equal(a.counts(), b.counts())
+    assert not np.array_equal(a.counts(), c.counts())
+    assert a.truth is not None
+    assert a.mean_photons == pytest.approx(1e5, rel=0.1)
+
+
+def test_simulate_takes_settings_from_a_file(tmp_path, ptycho):
+    settings = tmp_path / "sim.yaml"
+    settings.write_text("simulation: {N: 32, n_patterns: 7, nphotons: 1e5}")
+    outcome = ptycho(
+        "simulate", tmp_path / "a.npz", "--config", settings, "--n-patterns", 8, "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    assert (outcome.json["patterns"], outcome.json["N"]) == (8, 32)
+
+
+def test_inspect_prints_figures_and_findings(scan, ptycho):
+    outcome = ptycho("inspect", scan)
+    assert outcome.code == 0, outcome.err
+    assert "photons" in outcome.out
+    assert "overlap" in outcome.out
+    machine = ptycho("inspect", scan, "--json")
+    assert machine.code == 0
+    assert isinstance(machine.json["findings"], list)
+
+
+def test_inspect_ends_with_an_error_where_the_scan_is_unusable(monkeypatch, scan, ptycho):
+    from ptychodata import inspection
+
+    real = inspection.inspect_scan
+
+    def spoiled(scan):
+        found = real(scan)
+        bad = inspection.Finding("nothing there", "error", "all patterns are 0", "measure again")
+        return type(found)(**{**vars(found), "findings": (*found.findings, bad)})
+
+    monkeypatch.setattr(inspection, "inspect_scan", spoiled)
+    outcome = ptycho("inspect", scan)
+    assert outcome.code == 4
+    assert "all patterns are 0" in outcome.out
+    assert "nothing there" in outcome.err
+
+
+def test_config_init_validates_and_changes_nothing(scan, tmp_path, ptycho):
+    settings = tmp_path / "ptycho.yaml"
+    assert ptycho("config", "init", settings).code == 0
+    assert set(yaml.safe_load(settings.read_text()) or {}) <= set(SECTIONS)
+    assert "epochs" in settings.read_text()
+    assert ptycho("config", "validate", settings).code == 0
+    assert ptycho("config", "init", settings).code == 3
+    assert ptycho("config", "init", settings, "--force").code == 0
+    assert ptycho("config", "init").out == settings.read_text()
+
+
+def test_config_schema_knows_every_section(ptycho):
+    outcome = ptycho("config", "schema")
+    assert outcome.code == 0
+    assert set(SECTIONS) <= set(json.dumps(outcome.json).replace('"', " ").split())
+
+
+def test_config_show_names_the_source(monkeypatch, tmp_path, ptycho):
+    settings = tmp_path / "run.yaml"
+    settings.write_text("training: {epochs: 7}")
+    monkeypatch.setenv("PTYCHO_LEARNING_RATE", "0.5")
+    shown = ptycho("config", "show", "training", "--config", settings, "--json").json
+    assert shown["training.epochs"]["value"] == 7
+    assert "run.yaml" in shown["training.epochs"]["source"]
+    assert shown["training.learning_rate"]["value"] == 0.5
+    assert "PTYCHO_LEARNING_RATE" in shown["training.learning_rate"]["source"]
+    assert shown["training.seed"] == {"value": 42, "source": "default"}
+    assert ptycho("config", "show", "trainings").code == 2

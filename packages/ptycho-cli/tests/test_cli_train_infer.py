@@ -1,0 +1,226 @@
+"""``train`` and ``infer``, driven with a stub backend."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import yaml
+
+from ptychodata.bundle import read_bundle
+
+RECORDS = {"config.resolved.yaml", "events.jsonl", "provenance.json", "run.log"}
+
+
+def test_train_writes_the_run_directory(trained):
+    assert {path.name for path in trained.iterdir()} == RECORDS | {"wts.h5.zip", "metrics.csv"}
+    assert read_bundle(trained).history["train_loss"] == [1.0, 0.5]
+
+
+def test_train_records_where_it_came_from(trained, scan):
+    from ptychodata.files import sha256_of
+
+    origin = json.loads((trained / "provenance.json").read_text())
+    assert origin["data"] == [{"path": str(scan), "sha256": sha256_of(scan)}]
+    assert origin["seeds"] == {"seed": 42, "subsample_seed": 0}
+    assert origin["machine"]["cpu_count"] == os.cpu_count()
+    assert "ptycho-cli" in origin["versions"]
+    assert origin["command"].startswith("ptycho ")
+    events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in events] == [1, 2]
+    assert events[0]["metrics"] == {"loss": 1.0}
+    assert "25 patterns of 32×32" in (trained / "run.log").read_text()
+
+
+def test_resolved_settings_give_the_same_run(trained, scan, tmp_path, ptycho):
+    resolved = trained / "config.resolved.yaml"
+    settings = yaml.safe_load(resolved.read_text())
+    assert settings["training"]["epochs"] == 2
+    assert settings["model"]["N"] == 32
+    again = tmp_path / "again"
+    outcome = ptycho(
+        "train", scan, "--backend", "stub", "--config", resolved, "--output-dir", again
+    )
+    assert outcome.code == 0, outcome.err
+    assert (again / "wts.h5.zip").read_bytes() == (trained / "wts.h5.zip").read_bytes()
+
+
+def test_streams(scan, tmp_path, ptycho):
+    argv = ("train", scan, "--backend", "stub", "--epochs", 1, "--output-dir")
+    told = ptycho(*argv, tmp_path / "told")
+    assert f"bundle: {tmp_path / 'told' / 'wts.h5.zip'}" in told.out
+    assert "25 patterns" in told.err
+    assert "loss" in told.err
+    quiet = ptycho(*argv, tmp_path / "quiet", "--quiet")
+    assert quiet.err == ""
+    assert "bundle:" in quiet.out
+    machine = ptycho(*argv, tmp_path / "json", "--json").json
+    assert machine["bundle"] == str(tmp_path / "json" / "wts.h5.zip")
+    assert machine["metrics"] == {"train_loss": 1.0}
+
+
+def test_a_subset_is_announced(scan, tmp_path, ptycho):
+    outcome = ptycho(
+        *("train", scan, "--backend", "stub", "--epochs", 1, "--output-dir", tmp_path / "r"),
+        *("--n-subsample", 20, "--n-groups", 6),
+    )
+    assert outcome.code == 0, outcome.err
+    assert "20 of 25 patterns" in outcome.err
+    assert "6 groups per epoch" in outcome.err
+
+
+def test_architecture_help_lists_networks(scan, tmp_path, ptycho):
+    outcome = ptycho(
+        *("train", scan, "--backend", "stub", "--architecture", "help"),
+        *("--output-dir", tmp_path / "r"),
+    )
+    assert outcome.code == 0
+    assert "unrolled" in outcome.out
+    assert "A constant." in outcome.out
+    assert not (tmp_path / "r").exists()
+
+
+def test_several_scans_train_together(write_scan, tmp_path, ptycho):
+    scans = [write_scan("a.npz"), write_scan("b.npz")]
+    outcome = ptycho("train", *scans, "--backend", "stub", "--output-dir", tmp_path / "r")
+    assert outcome.code == 0, outcome.err
+    assert "50 patterns" in outcome.err
+    assert len(read_bundle(tmp_path / "r").probes) == 2
+
+
+def test_infer_writes_image_pictures_and_scores(trained, scan, tmp_path, ptycho):
+    folder = tmp_path / "recon"
+    outcome = ptycho("infer", trained, scan, "--output-dir", folder)
+    assert outcome.code == 0, outcome.err
+    results = {"reconstruction.npz", "amplitude.png", "phase.png", "metrics.json"}
+    assert {path.name for path in folder.iterdir()} == results | RECORDS
+    with np.load(folder / "reconstruction.npz", allow_pickle=False) as image:
+        assert set(image) == {
+            *("object", "coverage", "origin_yx_px", "pixel_size_m", "positions_px", "probe")
+        }
+        assert image["object"].dtype == np.complex64
+        assert image["object"].shape == image["coverage"].shape == (52, 52)
+        assert image["positions_px"].shape == (25, 2)
+        assert float(image["pixel_size_m"]) == 2e-8
+    for picture in ("amplitude.png", "phase.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"residuals", "scores"} <= set(metrics)
+    assert "amplitude_ssim" in outcome.out
+    assert "r_factor" in outcome.out
+
+
+def test_infer_takes_the_bundle_file_and_a_scan_without_truth(
+    trained, write_scan, tmp_path, ptycho
+):
+    scan = write_scan("plain.npz", objectGuess=None, object_pixel_m=None)
+    outcome = ptycho(
+        "infer", trained / "wts.h5.zip", scan, "--output-dir", tmp_path / "r", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "scores" not in outcome.json
+    assert outcome.json["residuals"]["r_factor"] > 0
+
+
+def test_several_scans_write_a_folder_each(trained, write_scan, tmp_path, ptycho):
+    scans = [write_scan("a.npz"), write_scan("b.npz")]
+    outcome = ptycho("infer", trained, *scans, "--output-dir", tmp_path / "r", "--json")
+    assert outcome.code == 0, outcome.err
+    assert [found["scan"] for found in outcome.json["scans"]] == [str(path) for path in scans]
+    assert all((tmp_path / "r" / name / "reconstruction.npz").exists() for name in "ab")
+
+
+def test_scans_of_one_name_are_refused(trained, scan, tmp_path, ptycho):
+    outcome = ptycho("infer", trained, scan, scan, "--output-dir", tmp_path / "r")
+    assert outcome.code == 3
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "infer"])
+def test_a_result_is_not_overwritten_unless_forced(command, trained, scan, tmp_path, ptycho):
+    folder = tmp_path / "out"
+    argv = {
+        "train": ("train", scan, "--backend", "stub", "--epochs", 1, "--output-dir", folder),
+        "infer": ("infer", trained, scan, "--output-dir", folder),
+    }[command]
+    result = folder / {"train": "wts.h5.zip", "infer": "reconstruction.npz"}[command]
+    assert ptycho(*argv).code == 0
+    before = result.read_bytes()
+    outcome = ptycho(*argv)
+    assert outcome.code == 3
+    assert "--force" in outcome.err
+    assert "--output-dir" in outcome.err
+    assert result.read_bytes() == before
+    assert ptycho(*argv, "--force").code == 0
+
+
+def test_a_folder_with_other_things_is_accepted(scan, tmp_path, ptycho):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    outcome = ptycho(
+        "train", scan, "--backend", "stub", "--epochs", 1, "--output-dir", tmp_path / "notes"
+    )
+    assert outcome.code == 0
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("seed", "code"), [(666, 7), (667, 1)])
+def test_a_failed_training_leaves_no_result(seed, code, scan, tmp_path, ptycho):
+    folder = tmp_path / "run"
+    outcome = ptycho("train", scan, "--backend", "stub", "--seed", seed, "--output-dir", folder)
+    assert outcome.code == code
+    assert {path.name for path in folder.iterdir()} == {"run.log"}
+
+
+def test_first_interrupt_saves_and_stops(scan, tmp_path, ptycho):
+    outcome = ptycho(
+        *("train", scan, "--backend", "stub", "--seed", 668, "--epochs", 9),
+        *("--output-dir", tmp_path / "r"),
+    )
+    assert outcome.code == 130
+    assert "saving" in outcome.err
+    assert read_bundle(tmp_path / "r").history["train_loss"] == [1.0]
+
+
+def test_second_interrupt_kills(monkeypatch, scan, tmp_path, ptycho):
+    import ptychostub
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ptychostub, "_progress", interrupted)
+    outcome = ptycho("train", scan, "--backend", "stub", "--output-dir", tmp_path / "r")
+    assert outcome.code == 130
+    assert not (tmp_path / "r" / "wts.h5.zip").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("backend", "code", "told"),
+    [("jax", 2, "stub"), ("broken", 5, "does not load"), ("tf", 5, "ptycho-cli[tf]")],
+)
+def test_backends_that_cannot_be_used(backend, code, told, monkeypatch, scan, tmp_path, ptycho):
+    from ptychodata import backends
+
+    installed = backends.installed_backends()
+    monkeypatch.setattr(
+        backends,
+        "installed_backends",
+        lambda: {name: found for name, found in installed.items() if name != "tf"},
+    )
+    outcome = ptycho("train", scan, "--backend", backend, "--output-dir", tmp_path / "r")
+    assert outcome.code == code
+    assert told in outcome.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_network_the_backend_lacks_is_a_usage_error(scan, tmp_path, ptycho):
+    outcome = ptycho(
+        *("train", scan, "--backend", "stub", "--architecture", "transformer"),
+        *("--output-dir", tmp_path / "r"),
+    )
+    assert outcome.code == 2
+    assert "--architecture" in outcome.err
+    assert "unrolled" in outcome.err
