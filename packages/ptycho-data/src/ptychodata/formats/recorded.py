@@ -17,7 +17,7 @@ from ptychodata.contracts import Domain, ProbePower, Scan
 if TYPE_CHECKING:
     from ptychoconfig.schema import DataConfig
 
-__all__ = ["DOSE_TOLERANCE", "Recorded", "to_scan"]
+__all__ = ["DOSE_TOLERANCE", "Recorded", "object_pixel_m", "to_scan"]
 
 DOSE_TOLERANCE = 0.01
 """Relative difference up to which two records of the dose agree."""
@@ -240,16 +240,24 @@ def _real(array: NDArray[Any] | None) -> NDArray[np.float32] | None:
 
 
 def _geometry(recorded: Recorded, side: int) -> dict[str, Any]:
-    """Geometry, with the object pixel dx = λz / (N·Δ) where only the others are recorded."""
+    """Geometry, with the object pixel where only what it follows from is recorded."""
     found = dict(recorded.geometry)
-    parts = [
-        found.get(name) for name in ("photon_energy_eV", "detector_distance_m", "detector_pixel_m")
-    ]
-    if "object_pixel_m" not in found and None not in parts:
-        energy, distance, pixel = (float(part) for part in parts if part is not None)
-        found["object_pixel_m"] = _PLANCK_LIGHT_EV_M / energy * distance / (side * pixel)
+    names = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m")
+    if "object_pixel_m" not in found and all(name in found for name in names):
+        pixel = object_pixel_m(side, *(found[name] for name in names))
+        found["object_pixel_m"] = pixel
         recorded.notes.append(
-            f"the object pixel, {found['object_pixel_m']:.4g} m, follows from energy, distance "
-            "and detector pixel."
+            f"the object pixel, {pixel:.4g} m, follows from energy, distance and detector pixel."
         )
     return found
+
+
+def object_pixel_m(
+    side: int,
+    photon_energy_eV: float,  # noqa: N803 - the unit's symbol
+    detector_distance_m: float,
+    detector_pixel_m: float,
+) -> float:
+    """Object pixel dx = λz / (N·Δ) in metres, of the far field on ``side`` = N detector pixels."""
+    wavelength_m = _PLANCK_LIGHT_EV_M / photon_energy_eV
+    return wavelength_m * detector_distance_m / (side * detector_pixel_m)
