@@ -6,7 +6,7 @@ P_m the probe modes and r the positions:
 - *probe diameter*: of the circle around the centre of mass of Σ_m|P_m|² that holds 90 % of its
   sum; robust for a ring and for long tails.  A uniform disk of diameter D gives 0.95 D, a Gaussian
   beam 1.8 of its full width at half maximum.
-- *median overlap*: 1 − median distance to the nearest other position / probe diameter.
+- *median overlap*: 1 − median distance to the nearest different position / probe diameter.
 - *border power*: share of Σ_m|P_m|² in a frame of N/32 pixels, where a shifted probe wraps.
 - *power ratio*: Σ|P|² as the file gives it / mean of Σ I per pattern.
 - *DC offset*: from ``[N//2, N//2]`` to the circular mean of the mean pattern, whose coordinate
@@ -78,9 +78,10 @@ class Inspection:
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as strict JSON values; NaN becomes None."""
-        plain: dict[str, Any] = json.loads(dump_json(asdict(self)))
-        return plain
+        """Name, figures and findings side by side, as strict JSON values; NaN becomes None."""
+        plain: dict[str, Any] = json.loads(dump_json({**self.figures, "name": self.name}))
+        ordered = {name: plain[name] for name in ("name", *self.figures)}
+        return {**ordered, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def inspect_scan(scan: Scan) -> Inspection:
@@ -250,13 +251,14 @@ def _dc_offset(total: NDArray[np.float64]) -> list[float]:
 
 def _position_figures(scan: Scan) -> dict[str, Any]:
     positions = scan.positions_px
-    nearest = nearest_px(positions)
+    distinct, which = np.unique(positions, axis=0, return_inverse=True)
+    nearest = nearest_px(distinct)[which.reshape(-1)]
     outliers = _outliers(positions, nearest)
     kept = np.delete(positions, outliers, axis=0)
     return {
         "scan_extent_px": np.ptp(kept, axis=0).tolist(),
         "median_step_px": float(np.median(nearest)),
-        "repeated_positions": int(np.count_nonzero(nearest == 0)),
+        "repeated_positions": len(positions) - len(distinct),
         "outlier_positions": len(outliers),
         "outlier_indices": outliers[:20].tolist(),
         "object_pixel_m": scan.object_pixel_m,
@@ -306,40 +308,40 @@ def _value_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]
         yield Finding(
             "nan",
             "error",
-            f"{figures['nan_values']} valid values are NaN or infinite.",
-            "Mark them False in the mask, or repair the file.",
+            f"{figures['nan_values']} valid values are NaN or infinite",
+            "mark them False in the mask, or repair the file",
         )
     if figures["negative_values"]:
         yield Finding(
             "negative",
             "error",
-            f"{figures['negative_values']} valid values are negative.",
-            "Counts cannot be: undo the dark subtraction, or mask the pixels.",
+            f"{figures['negative_values']} valid values are negative",
+            "counts cannot be: undo the dark subtraction, or mask the pixels",
         )
     if not figures["photons_max"] > 0:
-        yield Finding("dark", "error", "No pattern holds a photon.", "Check the file.")
+        yield Finding("dark", "error", "no pattern holds a photon", "check the file")
     elif figures["empty_patterns"]:
         yield Finding(
             "empty-patterns",
             "warning",
-            f"{figures['empty_patterns']} of {len(scan)} patterns hold no photon.",
-            "Drop them with their positions: the shutter was closed, or frames were lost.",
+            f"{figures['empty_patterns']} of {len(scan)} patterns hold no photon",
+            "drop them with their positions: the shutter was closed, or frames were lost",
         )
     for kind, hint in (
-        ("dead", "Mark them False in the mask: they count as dark otherwise."),
-        ("hot", "Mark them False in the mask: they draw the fit."),
+        ("dead", "mark them False in the mask: they count as dark otherwise"),
+        ("hot", "mark them False in the mask: they draw the fit"),
     ):
         if figures[f"{kind}_pixels"]:
             where = ", ".join(str(tuple(at)) for at in figures[f"{kind}_pixels_yx"][:5])
-            message = f"{figures[f'{kind}_pixels']} {kind} pixels, first at (y, x) = {where}."
+            message = f"{figures[f'{kind}_pixels']} {kind} pixels, first at (y, x) = {where}"
             yield Finding(f"{kind}-pixels", "warning", message, hint)
     if figures["saturated_values"]:
         yield Finding(
             "saturated",
             "warning",
             f"{figures['saturated_values']} values stand at the largest, "
-            f"{figures['largest_value']:g}: the detector was saturated.",
-            "Mark them False in a mask of shape (P, N, N), or lower the dose.",
+            f"{figures['largest_value']:g}: the detector was saturated",
+            "mark them False in a mask of shape (P, N, N), or lower the dose",
         )
     yield from _centre_findings(scan, figures)
 
@@ -347,12 +349,12 @@ def _value_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]
 def _centre_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]:
     y, x = figures["dc_offset_px"]
     offset = float(np.hypot(y, x))
-    where = f"The patterns' power is centred ({y:+.1f}, {x:+.1f}) px from [N//2, N//2]."
+    where = f"the patterns' power is centred ({y:+.1f}, {x:+.1f}) px from [N//2, N//2]"
     if offset > scan.N / 4:
-        hint = "DC seems to lie in the corner: apply fftshift to the patterns."
+        hint = "DC seems to lie in the corner: apply fftshift to the patterns"
         yield Finding("dc-not-centred", "error", where, hint)
     elif offset > max(2.0, scan.N / 32):
-        hint = "Crop the patterns around the direct beam, or check the detector's centre."
+        hint = "crop the patterns around the direct beam, or check the detector's centre"
         yield Finding("dc-not-centred", "warning", where, hint)
 
 
@@ -362,8 +364,8 @@ def _probe_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]
         yield Finding(
             "no-probe",
             "error",
-            "The scan has no probe." if scan.probe is None else "The probe has no power.",
-            "Give one under the key probeGuess, with --probe-trainable if it is only a guess.",
+            "the scan has no probe" if scan.probe is None else "the probe has no power",
+            "give one under the key probeGuess, with --probe-trainable if it is only a guess",
         )
         return
     if border > 0.01:
@@ -371,23 +373,23 @@ def _probe_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]
             "probe-at-border",
             "warning",
             f"{border:.1%} of the probe's power lies on the border of its {scan.N} pixels, where "
-            "sub-pixel shifts wrap around.",
-            "Use larger patterns, or a probe cut to its support.",
+            "sub-pixel shifts wrap around",
+            "use larger patterns, or a probe cut to its support",
         )
     if scan.probe_power == "absolute" and ratio < 0.95:
         yield Finding(
             "power-mismatch",
             "error" if ratio < 0.1 else "warning",
-            f"The probe holds {ratio:.3g} of the photons that the patterns hold on average: no "
-            "object can amplify.",
-            "Give --probe-power relative, or correct intensity_scale.",
+            f"the probe holds {ratio:.3g} of the photons that the patterns hold on average: no "
+            "object can amplify",
+            "give --probe-power relative, or correct intensity_scale",
         )
     elif scan.probe_power == "relative" and abs(ratio - 1) > 0.01:
         yield Finding(
             "power-mismatch",
             "info",
-            f"The probe holds {ratio:.3g} of the patterns' power; it is scaled to match.",
-            "Nothing to do; the object's modulus is relative.",
+            f"the probe holds {ratio:.3g} of the patterns' power; it is scaled to match",
+            "nothing to do; the object's modulus is relative",
         )
 
 
@@ -397,31 +399,32 @@ def _position_findings(figures: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "low-overlap",
             "warning",
-            f"Neighbouring probes overlap by {overlap:.0%} (step {figures['median_step_px']:.1f} "
-            f"px, probe {figures['probe_diameter_px']:.1f} px).",
-            "60 % or more makes the object well determined; check the unit of the positions.",
+            f"neighbouring probes overlap by {overlap:.0%} (step {figures['median_step_px']:.1f} "
+            f"px, probe {figures['probe_diameter_px']:.1f} px)",
+            "60 % or more makes the object well determined; check the unit of the positions",
         )
-    if figures["n_patterns"] > 1 and max(figures["scan_extent_px"]) == 0:
+    extent = max(figures["scan_extent_px"])
+    if figures["n_patterns"] > 1 and extent < 1:
         yield Finding(
             "one-position",
             "error",
-            "All patterns have the same position.",
-            "Check that the positions are in object pixels and not in metres.",
+            f"all positions lie within {extent:.2g} px",
+            "check that the positions are in object pixels and not in metres",
         )
     elif figures["repeated_positions"]:
         yield Finding(
             "repeated-positions",
             "info",
-            f"{figures['repeated_positions']} patterns share their position with another.",
-            "Fine for repeated exposures; otherwise check the encoder.",
+            f"{figures['repeated_positions']} patterns repeat the position of another",
+            "fine for repeated exposures; otherwise check the encoder",
         )
     if figures["outlier_positions"]:
         first = ", ".join(map(str, figures["outlier_indices"][:5]))
         yield Finding(
             "outlier-positions",
             "warning",
-            f"{figures['outlier_positions']} positions lie far from the others (patterns {first}).",
-            "Remove these patterns: the object grows to hold them.",
+            f"{figures['outlier_positions']} positions lie far from the others (patterns {first})",
+            "remove these patterns: the object grows to hold them",
         )
 
 
@@ -430,25 +433,25 @@ def _unit_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "no-dose",
             "warning",
-            "No dose is recorded, so only the amplitude loss has a meaning.",
-            "Give --nphotons, the mean number of photons per pattern.",
+            "no dose is recorded, so only the amplitude loss has a meaning",
+            "give --nphotons, the mean number of photons per pattern",
         )
     largest = figures["largest_value"]
     if scan.domain == "amplitude" and figures["whole_numbers"] and largest > 1:
         yield Finding(
             "domain",
             "warning",
-            f"The patterns are taken as amplitude, yet all values are whole numbers up to "
-            f"{largest:g}, as counts are.",
-            "Give --domain counts if they are.",
+            f"the patterns are taken as amplitude, yet all values are whole numbers up to "
+            f"{largest:g}, as counts are",
+            "give --domain counts if they are",
         )
     if scan.domain == "counts" and figures["whole_squares"] and not figures["whole_numbers"]:
         yield Finding(
             "domain",
             "warning",
-            "The patterns are taken as counts, yet their squares are whole numbers and they are "
-            "not, as amplitudes are.",
-            "Give --domain amplitude if they are.",
+            "the patterns are taken as counts, yet their squares are whole numbers and they are "
+            "not, as amplitudes are",
+            "give --domain amplitude if they are",
         )
     expected_m = object_pixel_m(
         scan.N, scan.photon_energy_eV, scan.detector_distance_m, scan.detector_pixel_m
@@ -457,7 +460,7 @@ def _unit_findings(scan: Scan, figures: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "geometry",
             "warning",
-            f"The object pixel is {scan.object_pixel_m:.4g} m, but energy, distance and detector "
-            f"pixel give {expected_m:.4g} m.",
-            "Correct whichever is wrong: positions in metres are scaled by it.",
+            f"the object pixel is {scan.object_pixel_m:.4g} m, but energy, distance and detector "
+            f"pixel give {expected_m:.4g} m",
+            "correct whichever is wrong: positions in metres are scaled by it",
         )
