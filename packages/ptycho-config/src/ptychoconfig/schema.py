@@ -12,9 +12,17 @@ and values out of bounds raise ``pydantic.ValidationError``, which ``ptychoconfi
 into a ``ConfigError`` naming the flag.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "ARCHITECTURE_DEFAULTS",
@@ -27,23 +35,6 @@ __all__ = [
     "SimulationConfig",
     "TrainingConfig",
 ]
-
-
-def _even(value: object) -> object:
-    if isinstance(value, int) and value % 2:
-        raise ValueError(f"expected an even number of pixels, found {value}")
-    return value
-
-
-def _number(value: object) -> object:
-    """Take ``1e-3``, which YAML 1.1 reads as text, for the number that it is."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
 
 _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -59,12 +50,20 @@ def _duration(value: object) -> object:
     return value
 
 
-PatternSide = Annotated[int, BeforeValidator(_even), Field(ge=32, le=1024)]
-Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+def _or_with_unit(schema: dict[str, Any]) -> None:
+    """Tell the JSON schema that a duration may have a unit."""
+    examples = ["90s", "15min", "2h"]
+    schema["anyOf"].append(
+        {"type": "string", "pattern": "^[0-9.eE+-]+ *(s|min|h)?$", "examples": examples}
+    )
+
+
+PatternSide = Annotated[int, Field(ge=32, le=1024, multiple_of=2)]
+Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_duration)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -72,6 +71,17 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse ``epochs: true``, which pydantic would take for 1."""
+        if (
+            isinstance(value, bool)
+            and cls.model_fields[str(info.field_name)].annotation is not bool
+        ):
+            raise ValueError(f"expected no truth value, found {value}")
+        return value
 
 
 class ModelConfig(Section):
@@ -131,6 +141,7 @@ class TrainingConfig(Section):
     max_time: Duration | None = Field(
         None,
         description="Stop after this time and keep what was learned: seconds, or 90s, 15min, 2h.",
+        json_schema_extra=_or_with_unit,
     )
     batch_size: int = Field(
         6, ge=1, description="Groups per optimiser step (a group holds gridsize² patterns)."
@@ -147,8 +158,8 @@ class TrainingConfig(Section):
     min_lr_ratio: Fraction = Field(
         0.01, description="Last learning rate as a fraction of the peak (`warmup-cosine`)."
     )
-    lr_gamma: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = Field(
-        0.95, description="Factor per epoch (`exponential`)."
+    lr_gamma: float = Field(
+        0.95, gt=0, le=1, allow_inf_nan=False, description="Factor per epoch (`exponential`)."
     )
     gradient_clip_val: Positive | None = Field(
         1.0, description="Bound on the gradient; unset in YAML (null) for none."
@@ -186,7 +197,7 @@ class TrainingConfig(Section):
     )
     probe_trainable: bool = Field(False, description="Learn the probe along with the network.")
     probe_learning_rate: Positive = Field(
-        0.01, description="Learning rate of the probe, relative to its root-mean-square modulus."
+        0.3, description="Length of the probe's steps; 1 is the full step that a pattern implies."
     )
     early_stop_patience: int | None = Field(
         None, ge=1, description="Stop after this many epochs without a better validation loss."
@@ -198,7 +209,7 @@ class TrainingConfig(Section):
         if self.poisson_weight + self.amplitude_weight + self.mae_weight == 0:
             raise ValueError(
                 "expected at least one of --poisson-weight, --amplitude-weight and --mae-weight "
-                "above 0, found all 0"
+                "above 0, found all 0; raise one"
             )
         return self
 
@@ -236,7 +247,7 @@ class SimulationConfig(Section):
     )
     N: PatternSide = Field(64, description="Side of a diffraction pattern in pixels.")
     n_patterns: int = Field(400, ge=1, description="Number of patterns.")
-    overlap: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = Field(
+    overlap: Fraction = Field(
         0.7, description="Linear overlap of neighbouring probes: 1 − step / probe diameter."
     )
     probe_diameter_px: Positive | None = Field(

@@ -1,0 +1,219 @@
+"""What a backend is given: settings that were resolved once, and are not questioned again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ptychoconfig.describe import expected
+from ptychoconfig.errors import BundleError, DataError
+from ptychoconfig.resolve import Resolved, Source, resolve
+from ptychoconfig.schema import (
+    DataConfig,
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    PatternSide,
+    Section,
+    TrainingConfig,
+)
+
+__all__ = [
+    "InferencePayload",
+    "TrainingPayload",
+    "create_inference_payload",
+    "create_training_payload",
+    "infer_probe_size",
+]
+
+_ESSENTIAL = ("architecture", "N", "gridsize")
+"""What a bundle must say of its model; never guessed."""
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+@dataclass(frozen=True)
+class TrainingPayload:
+    """Settings of a training run.
+
+    Args:
+        model, data, training: what changes the result, and is saved in the bundle.
+        execution: how the run is made.
+        sources: where each value came from, as in ``Resolved``.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    execution: ExecutionConfig
+    sources: Mapping[str, str]
+
+    def resolved(self) -> Resolved:
+        """The settings by section, for ``yaml_files.write_resolved``."""
+        sections: dict[str, Section] = {
+            "model": self.model,
+            "data": self.data,
+            "training": self.training,
+            "execution": self.execution,
+        }
+        return Resolved(sections, self.sources)
+
+
+@dataclass(frozen=True)
+class InferencePayload:
+    """Settings of an inference run; the model's are those of the bundle.
+
+    Args:
+        model: what the network was trained as.
+        inference: how it is applied.
+        execution: how the run is made.
+        sources: where each value came from, as in ``Resolved``.
+    """
+
+    model: ModelConfig
+    inference: InferenceConfig
+    execution: ExecutionConfig
+    sources: Mapping[str, str]
+
+    def resolved(self) -> Resolved:
+        """The settings by section, for ``yaml_files.write_resolved``."""
+        sections: dict[str, Section] = {
+            "model": self.model,
+            "inference": self.inference,
+            "execution": self.execution,
+        }
+        return Resolved(sections, self.sources)
+
+
+def infer_probe_size(
+    pattern_shape: tuple[int, ...], probe_shape: tuple[int, ...] | None, where: str
+) -> int:
+    """Find N from the patterns, and see that the probe agrees.
+
+    Args:
+        pattern_shape: (P, N, N).
+        probe_shape: (M, N, N) or (N, N); None where there is no probe.
+        where: the file, for the message.
+
+    Raises:
+        DataError: the patterns are not square stacks, N is out of bounds, or the probe is of
+            another size.
+    """
+    if len(pattern_shape) != 3 or pattern_shape[1] != pattern_shape[2]:
+        raise DataError(
+            f"{where}: expected patterns of shape (P, N, N), found {tuple(pattern_shape)}; "
+            "crop or pad them to squares"
+        )
+    side = pattern_shape[-1]
+    try:
+        TypeAdapter(PatternSide).validate_python(side)
+    except ValidationError as error:
+        raise DataError(
+            f"{where}: expected patterns whose side N is {expected('model', 'N')}, found {side}; "
+            "crop or pad them"
+        ) from error
+    if probe_shape is not None and (
+        len(probe_shape) not in (2, 3) or tuple(probe_shape[-2:]) != (side, side)
+    ):
+        raise DataError(
+            f"{where}: expected a probe of shape (M, {side}, {side}), the size of the patterns, "
+            f"found {tuple(probe_shape)}; give the probe that belongs to them"
+        )
+    return side
+
+
+def create_training_payload(
+    *,
+    N: int,  # noqa: N803 - the field's symbol
+    flags: Mapping[str, object],
+    environment: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> TrainingPayload:
+    """Resolve the settings of a training run.
+
+    Args:
+        N: side of the patterns in the data, from ``infer_probe_size``; nothing may contradict it.
+        flags: field → value, only what the user set.
+        environment: variables by name; default ``os.environ``.
+        config_file: YAML file of settings.
+
+    Raises:
+        ConfigError: a setting is unknown, out of bounds, or contradicts N.
+        DataError: N is out of bounds.
+    """
+    resolved = resolve(
+        ("model", "data", "training", "execution"),
+        flags=flags,
+        environment=environment,
+        config_file=config_file,
+        derived={"N": N},
+        derived_source=Source.DATA,
+        fixed=True,
+    )
+    return TrainingPayload(
+        model=_section(resolved, ModelConfig),
+        data=_section(resolved, DataConfig),
+        training=_section(resolved, TrainingConfig),
+        execution=_section(resolved, ExecutionConfig),
+        sources=resolved.sources,
+    )
+
+
+def create_inference_payload(
+    *,
+    bundle_config: Mapping[str, Mapping[str, object]],
+    flags: Mapping[str, object],
+    environment: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> InferencePayload:
+    """Resolve the settings of an inference run.
+
+    Args:
+        bundle_config: section name → field → value, as the bundle holds them; the model is taken
+            from there, and nothing may contradict it.
+        flags: field → value, only what the user set.
+        environment: variables by name; default ``os.environ``.
+        config_file: YAML file of settings.
+
+    Raises:
+        ConfigError: a setting is unknown, out of bounds, or contradicts the bundle's model.
+        BundleError: the bundle's model is incomplete, unknown or out of bounds.
+    """
+    resolved = resolve(
+        ("model", "inference", "execution"),
+        flags=flags,
+        environment=environment,
+        config_file=config_file,
+        derived=_bundled_model(bundle_config),
+        derived_source=Source.BUNDLE,
+        fixed=True,
+    )
+    return InferencePayload(
+        model=_section(resolved, ModelConfig),
+        inference=_section(resolved, InferenceConfig),
+        execution=_section(resolved, ExecutionConfig),
+        sources=resolved.sources,
+    )
+
+
+def _bundled_model(bundle_config: Mapping[str, Mapping[str, object]]) -> Mapping[str, object]:
+    """The whole model of a bundle; a setting newer than the bundle has its default."""
+    model, known = bundle_config.get("model", {}), ModelConfig.model_fields
+    if missing := [field for field in _ESSENTIAL if field not in model]:
+        raise BundleError(
+            f"expected the bundle to say its model's {', '.join(missing)}, found nothing; "
+            "train the bundle anew"
+        )
+    if unknown := sorted(model.keys() - known.keys()):
+        raise BundleError(
+            f"expected a model with settings that this version knows, found {', '.join(unknown)} "
+            "in the bundle; update ptycho, or train the bundle anew"
+        )
+    return {field: info.default for field, info in known.items()} | dict(model)
+
+
+def _section(resolved: Resolved, kind: type[AnySection]) -> AnySection:
+    """The section of a type; each command has one at most."""
+    return next(model for model in resolved.sections.values() if isinstance(model, kind))
