@@ -1,0 +1,149 @@
+"""Which patterns a network sees together: groups, subsamples and the validation split.
+
+A group is a row of indices into a scan; no pattern is copied.  Every draw takes its generator or
+seed as an argument, so that a result is a function of its inputs alone.
+"""
+
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from ptychoconfig.errors import ConfigError
+
+__all__ = ["draw_subsample", "group_indices", "split_validation"]
+
+Indices = NDArray[np.int64]
+
+
+def group_indices(
+    positions_px: NDArray[np.float64],
+    gridsize: int,
+    neighbor_count: int,
+    rng: np.random.Generator,
+    *,
+    n_groups: int | None = None,
+    oversampling: bool = False,
+    sequential: bool = False,
+) -> Indices:
+    """Draw groups of C = gridsize² overlapping patterns.
+
+    A group is an anchor and C − 1 of its K = ``neighbor_count`` nearest neighbours (K is at most
+    P − 1), drawn without replacement.  Without oversampling every anchor is used once; with it,
+    an anchor comes back with another choice of neighbours, so that no group repeats.
+
+    Args:
+        positions_px: (P, 2) probe centres (y, x).
+        gridsize: side of a group.
+        neighbor_count: K.
+        rng: source of every draw.
+        n_groups: G; None means one group per pattern.
+        oversampling: allow G > P, up to P · K-choose-(C−1).
+        sequential: anchor at the first patterns in scan order, not at random ones.
+
+    Returns:
+        (G, C) int64, the anchor in column 0, no index twice in a row.
+
+    Raises:
+        ConfigError: there are too few patterns or neighbours for a group, or too many groups are
+            asked for.
+    """
+    count, size = len(positions_px), gridsize**2
+    total = count if n_groups is None else n_groups
+    neighbors = min(neighbor_count, count - 1)
+    _check(count, gridsize, neighbor_count, total, oversampling)
+    anchors = _anchors(count, total, sequential, rng)
+    if size == 1:
+        return anchors[:, None]
+    near = _nearest(positions_px, neighbors)[anchors]  # (G, K)
+    chosen = _choose(total, neighbors, size - 1, rng)
+    if total > count:
+        _redraw_repeats(chosen, anchors, neighbors, rng)
+    return np.concatenate([anchors[:, None], np.take_along_axis(near, chosen, axis=1)], axis=1)
+
+
+def _check(count: int, gridsize: int, neighbor_count: int, total: int, oversampling: bool) -> None:
+    size = gridsize**2
+    if count < size:
+        raise ConfigError(
+            f"--gridsize {gridsize}: expected at least {size} patterns for groups of {size}, "
+            f"found {count}; use a smaller --gridsize"
+        )
+    if neighbor_count < size - 1:
+        raise ConfigError(
+            f"--neighbor-count: expected at least {size - 1} for groups of {size} "
+            f"(--gridsize {gridsize}), found {neighbor_count}"
+        )
+    neighbors = min(neighbor_count, count - 1)
+    bound = count * comb(neighbors, size - 1)
+    if total > count and not oversampling:
+        raise ConfigError(
+            f"--n-groups: expected at most one group for each of {count} patterns, found {total}; "
+            f"--oversampling allows up to {bound}"
+        )
+    if total > bound:
+        raise ConfigError(
+            f"--n-groups: expected at most {bound} = {count} patterns × {neighbors}-choose-"
+            f"{size - 1} neighbours, found {total}; raise --neighbor-count"
+        )
+
+
+def _anchors(count: int, total: int, sequential: bool, rng: np.random.Generator) -> Indices:
+    """Every pattern once before any comes again."""
+    rounds = [
+        np.arange(count) if sequential else rng.permutation(count)
+        for _ in range(-(-total // count))
+    ]
+    return np.concatenate(rounds)[:total].astype(np.int64)
+
+
+def _nearest(positions_px: NDArray[np.float64], neighbors: int) -> Indices:
+    """(P, K) nearest other patterns; the pattern itself need not come first if two coincide."""
+    found = cKDTree(positions_px).query(positions_px, k=neighbors + 1)[1]
+    own = found == np.arange(len(found))[:, None]
+    own[~own.any(axis=1), -1] = True  # more than K coincide: drop the last of them
+    return np.asarray(found[~own].reshape(len(found), neighbors), dtype=np.int64)
+
+
+def _choose(rows: int, neighbors: int, members: int, rng: np.random.Generator) -> Indices:
+    """(rows, members) distinct columns out of ``neighbors``."""
+    return np.argsort(rng.random((rows, neighbors)), axis=1)[:, :members].astype(np.int64)
+
+
+def _redraw_repeats(
+    chosen: Indices, anchors: Indices, neighbors: int, rng: np.random.Generator
+) -> None:
+    """Draw again, in place, the members of groups that occurred before, until none does."""
+    members, bound = chosen.shape[1], comb(neighbors, chosen.shape[1])
+    seen: dict[int, set[frozenset[int]]] = {}
+    for row, anchor in enumerate(anchors):
+        mine = seen.setdefault(int(anchor), set())
+        while frozenset(chosen[row].tolist()) in mine:
+            chosen[row] = rng.permutation(neighbors)[:members]
+        mine.add(frozenset(chosen[row].tolist()))
+        assert len(mine) <= bound
+
+
+def draw_subsample(count: int, n: int, seed: int) -> Indices:
+    """Draw ``n`` of ``count`` patterns, in scan order.
+
+    Raises:
+        ConfigError: more are to be drawn than there are.
+    """
+    if not 1 <= n <= count:
+        raise ConfigError(f"--n-subsample: expected 1 to {count} patterns, found {n}")
+    return np.sort(np.random.default_rng(seed).permutation(count)[:n]).astype(np.int64)
+
+
+def split_validation(count: int, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Split patterns into those to train on and ⌊fraction · count⌋ held out, in scan order.
+
+    Args:
+        count: P.
+        fraction: share to hold out, in [0, 1).
+        seed: of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(count).astype(np.int64)
+    held = int(fraction * count)
+    return np.sort(order[held:]), np.sort(order[:held])
