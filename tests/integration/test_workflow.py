@@ -87,6 +87,8 @@ def test_a_measured_scan_is_converted_and_inspected(
     found = json.loads(ptycho("inspect", "star.npz", "--json").stdout)
     with np.load(tmp_path / "star.npz", allow_pickle=False) as file:
         assert file["diffraction"].shape == (516, 128, 128)
-    assert found["patterns"] == 516
+    assert found["n_patterns"] == 516
     assert found["N"] == 128
+    assert 4e5 < found["photons_mean"] < 5e5
+    assert 0.8 < found["median_overlap"] < 0.9
     assert _files(tmp_path) == {Path("star.npz")}
