@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from ptychocli.options import given, settings_from
-from ptychoconfig.resolve import flag_name
+from ptychoconfig.describe import flag_name
 from ptychoconfig.schema import SECTIONS
 
 
@@ -35,7 +35,9 @@ def test_flags_are_unset_by_default_and_explained(section):
 
 def test_help_shows_bounds_and_default():
     parameters = _flags("model", "training", "execution")
-    assert parameters["gridsize"].default.help.endswith("(≥ 1, ≤ 8, default 3)")
+    assert parameters["gridsize"].default.help.endswith("(≥ 1 and ≤ 8; default 3)")
+    assert parameters["seed"].default.help.endswith("default 42)")
+    assert parameters["gradient_clip_val"].default.help.endswith("(> 0; default 1.0)")
     assert "> 0" in parameters["max_time"].default.help
     assert parameters["oversampling"].default.help.endswith("(default off)")
     assert parameters["deterministic"].default.param_decls == (

@@ -29,7 +29,7 @@ def test_convert_keeps_an_existing_file_unless_forced(scan, tmp_path, ptycho):
     target.write_text("mine")
     assert ptycho("convert", scan, target).code == 3
     assert target.read_text() == "mine"
-    assert ptycho("convert", scan, target, "--force", "--json").json["patterns"] == 25
+    assert ptycho("convert", scan, target, "--force", "--json").json["n_patterns"] == 25
 
 
 def test_convert_takes_data_settings(write_scan, tmp_path, ptycho):
@@ -58,7 +58,7 @@ def test_simulate_takes_settings_from_a_file(tmp_path, ptycho):
         "simulate", tmp_path / "a.npz", "--config", settings, "--n-patterns", 8, "--json"
     )
     assert outcome.code == 0, outcome.err
-    assert (outcome.json["patterns"], outcome.json["N"]) == (8, 32)
+    assert (outcome.json["n_patterns"], outcome.json["N"]) == (8, 32)
 
 
 def test_inspect_prints_figures_and_findings(scan, ptycho):

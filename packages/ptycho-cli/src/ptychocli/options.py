@@ -5,6 +5,7 @@ checked while parsing, bounds by ``ptychoconfig.resolve``, which knows where a v
 """
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -13,7 +14,7 @@ import typer
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
-from ptychoconfig.resolve import flag_name
+from ptychoconfig.describe import expected, flag_name
 from ptychoconfig.schema import SECTIONS, Duration
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., None])
 
 ScansArgument = Annotated[
-    list[Path], typer.Argument(metavar="SCAN...", help="Scan files.", show_default=False)
+    list[Path], typer.Argument(metavar="SCAN", help="Scan files.", show_default=False)
 ]
 OutputDirOption = Annotated[
     Path, typer.Option(help="Folder that takes everything the run writes.", show_default=False)
@@ -47,14 +48,10 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
 ]
 
+_MORE_THAN_A_TYPE = re.compile("^(an integer|a finite number|text) ?| or null")
+"""What the type and the default of a flag already say."""
+
 _TYPES: dict[str, type] = {"integer": int, "number": float, "boolean": bool, "string": str}
-_BOUNDS = {
-    "minimum": "≥ {}",
-    "exclusiveMinimum": "> {}",
-    "maximum": "≤ {}",
-    "exclusiveMaximum": "< {}",
-    "multipleOf": "multiple of {}",
-}
 
 
 def settings_from(
@@ -91,27 +88,30 @@ def _flags(section: str, without: Collection[str]) -> list[inspect.Parameter]:
     model = SECTIONS[section]
     properties = model.model_json_schema()["properties"]
     return [
-        _flag(name, field, _merge(properties[name]), panel=f"{section.capitalize()} settings")
+        _flag(section, name, field, _merge(properties[name]))
         for name, field in model.model_fields.items()
         if name not in without
     ]
 
 
 def _flag(
-    name: str, field: FieldInfo, declared: Mapping[str, Any], *, panel: str
+    section: str, name: str, field: FieldInfo, declared: Mapping[str, Any]
 ) -> inspect.Parameter:
     flag = flag_name(name)
     kind: Any = _TYPES[declared["type"]]
+    names, takes = flag, _MORE_THAN_A_TYPE.sub("", expected(section, name))
     extra: dict[str, Any] = {}
-    if "enum" in declared:
-        kind = Literal[tuple(declared["enum"])]
+    if kind is bool:
+        names, takes = f"{flag}/--no-{flag.removeprefix('--')}", ""
+    elif "enum" in declared:
+        kind, takes = Literal[tuple(declared["enum"])], ""
     elif Duration in get_args(field.annotation):
-        kind, extra = float, {"parser": _seconds, "metavar": "TIME"}
+        extra = {"parser": _seconds, "metavar": "TIME"}
     option = typer.Option(
         None,
-        f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag,
-        help=_help(field, declared),
-        rich_help_panel=panel,
+        names,
+        help=_help(field, takes),
+        rich_help_panel=f"{section.capitalize()} settings",
         show_default=False,
         **extra,
     )
@@ -126,18 +126,17 @@ def _merge(declared: Mapping[str, Any]) -> dict[str, Any]:
     return {**declared, **(some[0] if some else {})}
 
 
-def _help(field: FieldInfo, declared: Mapping[str, Any]) -> str:
-    """The declaration's sentence, with bounds and default in round brackets.
+def _help(field: FieldInfo, takes: str) -> str:
+    """The declaration's sentence, with what it takes and the default in round brackets.
 
     Square brackets would be read as markup.
     """
-    bounds = [text.format(declared[key]) for key, text in _BOUNDS.items() if key in declared]
     default = field.default
     if isinstance(default, bool):
-        bounds.append(f"default {'on' if default else 'off'}")
-    elif default is not None:
-        bounds.append(f"default {default}")
-    return f"{field.description} ({', '.join(bounds)})" if bounds else str(field.description)
+        default = "on" if default else "off"
+    notes = [takes] if takes else []
+    notes += [] if default is None else [f"default {default}"]
+    return f"{field.description} ({'; '.join(notes)})" if notes else str(field.description)
 
 
 def _seconds(text: str) -> float:

@@ -87,7 +87,8 @@ def flat_phase(view: View) -> tuple[NDArray[np.float64], bool]:
         return _without_plane(phase, view.covered), False
     from skimage.restoration import unwrap_phase
 
-    unwrapped = np.ma.filled(unwrap_phase(np.ma.array(phase, mask=~view.covered)), 0.0)
+    masked = np.ma.array(phase, mask=~view.covered)
+    unwrapped = np.ma.filled(unwrap_phase(masked), 0.0)  # type: ignore[no-untyped-call]
     if _leaps(unwrapped, view.covered) > _LEAPS:
         return phase, True
     return _without_plane(unwrapped, view.covered), False

@@ -8,7 +8,6 @@ import numpy as np
 
 from ptychocli.console import Console
 from ptychocli.options import given
-from ptychoconfig.errors import ConfigError
 from ptychoconfig.resolve import resolve
 from ptychoconfig.schema import DataConfig
 from ptychodata.contracts import Scan
@@ -41,7 +40,6 @@ def read_scans(paths: Sequence[Path], data: DataConfig, console: Console) -> lis
 
 def _read(path: Path, data: DataConfig, console: Console) -> Scan:
     from ptychodata.formats import read
-    from ptychodata.grouping import draw_subsample
 
     scan = read(path, options=data)
     console.note(f"{path}: {describe(scan)}")
@@ -54,16 +52,17 @@ def _read(path: Path, data: DataConfig, console: Console) -> Scan:
         )
     if data.n_subsample is None or data.n_subsample == len(scan):
         return scan
-    if data.n_subsample > len(scan):
-        raise ConfigError(
-            f"--n-subsample: expected at most the {len(scan)} patterns of {path}, "
-            f"found {data.n_subsample}"
-        )
+    return _subsample(path, scan, data.n_subsample, data.subsample_seed, console)
+
+
+def _subsample(path: Path, scan: Scan, count: int, seed: int, console: Console) -> Scan:
+    from ptychodata.grouping import draw_subsample
+
+    index = draw_subsample(len(scan), count, seed)
     console.note(
-        f"{path}: using a subset, {data.n_subsample} of {len(scan)} patterns "
-        f"(--n-subsample, seed {data.subsample_seed})"
+        f"{path}: using a subset, {count} of {len(scan)} patterns (--n-subsample, seed {seed})"
     )
-    return scan.subset(draw_subsample(len(scan), data.n_subsample, data.subsample_seed))
+    return scan.subset(index)
 
 
 def describe(scan: Scan) -> str:
@@ -77,7 +76,7 @@ def summary(scan: Scan) -> dict[str, Any]:
     """What a scan holds, for ``--json``."""
     return {
         "name": scan.name,
-        "patterns": len(scan),
+        "n_patterns": len(scan),
         "N": scan.N,
         "dtype": str(scan.diffraction.dtype),
         "domain": scan.domain,

@@ -11,7 +11,7 @@ from ptychocli.options import ConfigOption, ForceOption, JsonOption
 from ptychoconfig.errors import UsageError
 from ptychoconfig.schema import SECTIONS
 
-app = typer.Typer(help="Write, check and explain settings files.")
+app = typer.Typer(help="Write, check and explain settings files.", add_completion=False)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import typer
 from ptychocli.console import Console
 from ptychocli.options import ConfigOption, ForceOption, JsonOption, given, settings_from
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from ptychocli.console import Console
 from ptychocli.options import BackendOption, ForceOption, JsonOption, QuietOption
 from ptychoconfig.errors import NumericalError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 TRAINING_S, QUICK_TRAINING_S = 100.0, 20.0
 GATE = 0.5

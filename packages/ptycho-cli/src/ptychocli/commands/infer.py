@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "run_inference"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -172,7 +172,7 @@ def _metrics(reconstruction: "Reconstruction", scan: "Scan") -> dict[str, Any]:
 
     obj, origin = reconstruction.obj, reconstruction.origin_yx_px
     metrics: dict[str, Any] = {
-        "patterns": len(scan),
+        "n_patterns": len(scan),
         "probe": reconstruction.probe_source,
         "residuals": residuals(obj, origin, scan, reconstruction.probe),
     }
@@ -196,6 +196,6 @@ def _print(metrics: Mapping[str, Any], run: "RunDir", console: Console) -> None:
         for name, value in figures.items():
             if isinstance(value, float):
                 console.result(f"{name:18} {value:.4g}")
-    rate = metrics["patterns"] / metrics["seconds"]
+    rate = metrics["n_patterns"] / metrics["seconds"]
     console.result(f"reconstructed in {duration(metrics['seconds'])} ({rate:.0f} patterns/s)")
     console.result(f"pictures: {run.path / 'amplitude.png'} {run.path / 'phase.png'}")

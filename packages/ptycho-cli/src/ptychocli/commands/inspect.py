@@ -10,7 +10,7 @@ from ptychocli.console import Console
 from ptychocli.options import ConfigOption, JsonOption, given, settings_from
 from ptychoconfig.errors import DataError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command("inspect")

@@ -9,7 +9,7 @@ import typer
 from ptychocli.console import Console, duration
 from ptychocli.options import ConfigOption, ForceOption, JsonOption, given, settings_from
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command("simulate")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "app", "run_training"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 SECTIONS = ("model", "data", "training", "execution")
 
