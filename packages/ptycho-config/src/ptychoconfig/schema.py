@@ -100,7 +100,7 @@ class ModelConfig(Section):
         3, ge=1, le=16, description="Update steps of `unrolled`, each with weights of its own."
     )
     unrolled_width: int = Field(
-        24, ge=8, le=256, multiple_of=8, description="Channels at the finest level of `unrolled`."
+        16, ge=8, le=256, multiple_of=8, description="Channels at the finest level of `unrolled`."
     )
     unrolled_levels: int = Field(
         3, ge=1, le=4, description="Resolution levels below the finest in `unrolled`."

@@ -7,6 +7,7 @@ and two canvases, whatever the number of patterns.
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ptychodata.probes import probe_for
 from ptychodata.stitching import Canvas, nearest_pattern, plan_canvas
 
 from . import physics
-from .batches import Batch, GroupDataset, make_batch
+from .batches import GroupDataset, make_batch
 from .device import choose_device, choose_dtype
 from .merging import merge_weight, refine
 from .networks import build_network
@@ -44,7 +45,8 @@ def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report)
     network.to(device).eval()
     probe, source = probe_for(scan, bundle, payload.inference.probe)
     run = _Run(network, scan, torch.from_numpy(probe).to(device), payload, report)
-    obj, canvas = run.by_scan() if payload.inference.merge == "scan" else run.by_group()
+    canvas = run.by_scan() if payload.inference.merge == "scan" else run.by_group()
+    obj = canvas.object()
     if not np.isfinite(obj).all():
         raise NumericalError(
             f"{scan.name}: expected a finite object, found NaN or infinity; check the scan with "
@@ -78,27 +80,22 @@ class _Run:
         self.pixel = split_positions(scan.positions_px)[0] - self.origin
         self.started = time.monotonic()
 
-    def by_scan(self) -> tuple[NDArray[np.complex128], Canvas]:
+    def by_scan(self) -> Canvas:
         """One pass per update step, merging the whole scan in between."""
-        obj: NDArray[np.complex128] | None = None
+        canvas, current = Canvas(self.shape, self.origin), self._on_device(np.ones(self.shape))
         for step in range(self.network.steps):
             canvas = Canvas(self.shape, self.origin)
             for index in self._chunks(step, self.network.steps):
-                batch, shifted = self._read(index)
-                windows = physics.window_index(batch.pixel, self.scan.N, self.shape)
-                patches = (
-                    torch.ones_like(shifted[:, 0])
-                    if obj is None
-                    else physics.gather(current, windows)  # noqa: F821 - set with obj
-                )
+                batch = make_batch(self.scan, index, self.pixel[index], self.shape)
+                batch = batch.to(self.probe.device)
+                shifted = physics.shift_probe(self.probe, batch.fraction)
+                patches = physics.extract(current, batch.pixel, self.scan.N)
                 patches = self.network(step, patches, shifted, batch)
                 _add(canvas, patches, merge_weight(shifted), self.pixel[index])
-            obj = canvas.object()
-            current = torch.from_numpy(obj.astype(np.complex64)).to(self.probe.device)
-        assert obj is not None  # a network has at least one step
-        return obj, canvas
+            current = self._on_device(canvas.object())
+        return canvas
 
-    def by_group(self) -> tuple[NDArray[np.complex128], Canvas]:
+    def by_group(self) -> Canvas:
         """Every pattern with its neighbours, or alone; the whole scan is merged at the end only."""
         alone = self.payload.inference.merge == "none"
         groups = group_indices(
@@ -120,7 +117,7 @@ class _Run:
                 mine = nearest_pattern(self.scan.positions_px, index, self.scan.N)
                 weight = weight * torch.from_numpy(mine).to(weight)
             _add(canvas, patches, weight, self.pixel[index])
-        return canvas.object(), canvas
+        return canvas
 
     def _chunks(self, part: int, parts: int, per_pattern: int = 1) -> Iterator[NDArray[np.int64]]:
         """Indices of the patterns to compute together, telling how far the run is."""
@@ -143,9 +140,8 @@ class _Run:
                 )
             )
 
-    def _read(self, index: NDArray[np.int64]) -> tuple[Batch, Tensor]:
-        batch = make_batch(self.scan, index, self.pixel[index], self.shape).to(self.probe.device)
-        return batch, physics.shift_probe(self.probe, batch.fraction)
+    def _on_device(self, obj: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(obj.astype(np.complex64)).to(self.probe.device)
 
 
 def _add(canvas: Canvas, patches: Tensor, weight: Tensor, pixel: NDArray[np.int64]) -> None:

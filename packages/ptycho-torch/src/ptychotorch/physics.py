@@ -148,7 +148,8 @@ def object_update(
 ) -> Tensor:
     """The ePIE step of unit length that pattern and probe imply: (B, N, N), dimensionless."""
     waves = far_field(exit_waves(shifted_probe, patches), corner)
-    factor = torch.sqrt(counts / (intensity(waves, background) + EPSILON)) - 1
+    # The root of the quotient would have the gradient 0·∞ where no photon fell.
+    factor = torch.sqrt(counts) * torch.rsqrt(intensity(waves, background) + EPSILON) - 1
     factor = factor if valid is None else factor * valid
     back = inverse_far_field(waves * factor[:, None], corner)
     peak = coverage(shifted_probe).amax(_PLANE, keepdim=True)

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import ModelConfig
-
-from .. import physics
-from ..batches import Batch
+from ptychotorch import physics
+from ptychotorch.batches import Batch
 
 __all__ = ["Unrolled", "build"]
 
@@ -70,7 +69,7 @@ class Unrolled(nn.Module):
         update = physics.object_update(
             patches, shifted_probe, batch.counts, batch.valid, batch.background, corner=True
         )
-        modulus = physics.coverage(shifted_probe).sqrt()
+        modulus = physics.coverage(shifted_probe.detach()).sqrt()  # its slope at 0 is infinite
         modulus = modulus / modulus.amax((-2, -1), keepdim=True)
         fed = torch.stack([update.real, update.imag, patches.real - 1, patches.imag, modulus], 1)
         fed = fed.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,180 @@
+"""Training does what its settings say; each test looks at the effect."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ptychoconfig.errors import BackendError
+from ptychotorch.networks import build_network
+from ptychotorch.training import ProbeParameter, train
+from ptychotorch.weights import to_arrays
+
+
+@pytest.fixture
+def run(scan, training_payload, tmp_path):
+    """Train on the small scan with the given flags; returns bundle, progress and folder."""
+
+    def go(scans=(scan,), stop_after=None, **flags):
+        seen = []
+        bundle = train(
+            scans,
+            training_payload(**flags),
+            tmp_path,
+            seen.append,
+            lambda: stop_after is not None and len(seen) >= stop_after,
+        )
+        return bundle, seen
+
+    return go
+
+
+def test_loss_falls_and_weights_change(run, training_payload):
+    bundle, seen = run(epochs=6)
+    history = bundle.history
+    assert history["train_loss"][-1] < 0.7 * history["train_loss"][0]
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    torch.manual_seed(0)
+    fresh = to_arrays(build_network(training_payload().model))
+    assert bundle.weights.keys() == fresh.keys()
+    heads = [k for k in fresh if "head" in k]
+    assert heads and all(np.abs(bundle.weights[k]).max() > 0 for k in heads)  # zero when fresh
+    assert all(p.patterns_per_s > 0 and p.seconds_left >= 0 for p in seen)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_same_seed_gives_the_same_weights(run, seed):
+    first, second, other = run(seed=seed)[0], run(seed=seed)[0], run(seed=seed + 1)[0]
+    assert all(np.array_equal(first.weights[k], second.weights[k]) for k in first.weights)
+    assert any(not np.array_equal(first.weights[k], other.weights[k]) for k in first.weights)
+
+
+@pytest.mark.parametrize("loss", ["poisson_weight", "amplitude_weight", "mae_weight"])
+def test_every_loss_trains(run, loss):
+    weights = {"poisson_weight": 0, "amplitude_weight": 0, "mae_weight": 0, loss: 1}
+    history = run(epochs=4, **weights)[0].history
+    assert history["train_loss"][-1] < history["train_loss"][0]
+
+
+def test_probe_is_learned_at_its_power_and_centred(run, scan):
+    wrong = replace(scan, probe=np.roll(scan.probe, 2, axis=2) * 1.1j, probe_power="relative")
+    bundle, _ = run(scans=(wrong,), epochs=4, probe_trainable=True)
+    before, after = wrong.photon_probe, bundle.probes[0]
+    assert bundle.probe_learned and not np.allclose(before, after)
+    power = np.sum(np.abs(after) ** 2)
+    assert power == pytest.approx(scan.mean_photons, rel=1e-4)
+    intensity = (np.abs(after) ** 2).sum(0)
+    rows, columns = np.indices(intensity.shape) - scan.N // 2
+    assert abs((intensity * rows).sum() / power) < 0.1
+    assert abs((intensity * columns).sum() / power) < 0.1
+
+
+def test_fixed_probe_stays(run, scan):
+    bundle, _ = run()
+    np.testing.assert_allclose(bundle.probes[0], scan.photon_probe, rtol=1e-5, atol=1e-4)
+    assert not bundle.probe_learned
+
+
+def test_gauge_keeps_the_exit_wave_power(scan):
+    probe = ProbeParameter(scan.photon_probe, trainable=True)
+    with torch.no_grad():
+        probe.field.mul_(3.0)
+    probe.fix_gauge()
+    power = float(probe().abs().square().sum())
+    assert power == pytest.approx(float(np.sum(np.abs(scan.photon_probe) ** 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"scheduler": "constant"}, [1e-3, 1e-3, 1e-3]),
+        ({"scheduler": "exponential", "lr_gamma": 0.5}, [5e-4, 2.5e-4, 1.25e-4]),
+    ],
+)
+def test_logged_rate_follows_the_schedule(run, flags, expected):
+    bundle, _ = run(epochs=3, learning_rate=1e-3, **flags)
+    assert bundle.history["learning_rate"] == pytest.approx(expected)
+
+
+def test_warmup_cosine_rises_then_falls_to_its_floor(run):
+    rates = run(epochs=8, learning_rate=1e-3, warmup_steps=16, min_lr_ratio=0.1)[0].history[
+        "learning_rate"
+    ]
+    assert rates[0] < rates[1] and rates[-1] == pytest.approx(1e-4, rel=0.05)
+
+
+def test_accumulation_takes_fewer_optimiser_steps(run):
+    one = run(epochs=1, scheduler="constant")[0]
+    two = run(epochs=1, scheduler="constant", accumulate_grad_batches=2)[0]
+    assert any(not np.array_equal(one.weights[k], two.weights[k]) for k in one.weights)
+
+
+def test_clipping_bounds_the_first_step(run):
+    """With plain SGD and rate 1, the first step is the clipped gradient itself."""
+    flags = {"optimizer": "sgd", "learning_rate": 1.0, "scheduler": "constant", "weight_decay": 0}
+    moved = {}
+    for bound in (1e-3, 1e-4):
+        before = _fresh_weights(run, flags)
+        after = run(stop_after=1, epochs=1, gradient_clip_val=bound, **flags)[0].weights
+        moved[bound] = np.sqrt(sum(((after[k] - before[k]) ** 2).sum() for k in after))
+    assert moved[1e-3] == pytest.approx(1e-3, rel=0.05)
+    assert moved[1e-4] == pytest.approx(1e-4, rel=0.05)
+
+
+def _fresh_weights(run, flags):
+    return run(stop_after=1, epochs=1, **(flags | {"learning_rate": 1e-30}))[0].weights
+
+
+def test_early_stop_and_request_end_the_run(run):
+    patient = run(epochs=40, early_stop_patience=1, learning_rate=1e-30)[0]
+    assert 1 < len(patient.history["val_loss"]) < 5
+    asked, seen = run(epochs=40, stop_after=3)
+    assert len(seen) < 10 and asked.weights
+
+
+def test_max_time_ends_the_run_annealed(run):
+    history = run(epochs=10_000, max_time="3s", warmup_steps=0)[0].history
+    assert 1 < len(history["train_loss"]) < 1000
+    assert history["learning_rate"][-1] < 0.5 * history["learning_rate"][0]
+
+
+def test_metrics_and_checkpoints_lie_in_the_run_directory(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert any(row.get("train_loss") for row in rows) and any(row.get("val_loss") for row in rows)
+    assert list((tmp_path / "checkpoints").glob("*.ckpt"))
+    assert {p.name for p in tmp_path.iterdir()} <= {"metrics.csv", "checkpoints", "hparams.yaml"}
+
+
+def test_without_checkpoints_and_logger_nothing_is_written(run, tmp_path):
+    run(enable_checkpointing=False, logger="none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_scans_each_with_its_probe(run, scan):
+    rotated = replace(scan, probe=scan.probe * 1j, name="rotated")
+    bundle, _ = run(scans=(scan, rotated), probe_trainable=True)
+    assert len(bundle.probes) == 2 and bundle.statistics["n_scans"] == 2
+
+
+def test_masked_pixels_do_not_count(run, scan):
+    mask = np.ones((scan.N, scan.N), bool)
+    mask[3:9, 4:20] = False
+    broken = scan.diffraction.copy()
+    broken[:, ~mask] = broken.max() * 100
+    clean = replace(scan, mask=mask)
+    dirty = replace(scan, diffraction=broken, mask=mask)
+    one, two = run(scans=(clean,))[0], run(scans=(dirty,))[0]
+    assert one.history["val_loss"] == pytest.approx(two.history["val_loss"], rel=1e-4)
+
+
+def test_absent_gpu_is_refused_with_the_remedy(run):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendError, match=r"--accelerator cuda.*--accelerator cpu"):
+        run(accelerator="cuda")
+    with pytest.raises(BackendError, match="bf16-mixed"):
+        run(precision="16-mixed")
