@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ptychocli.console import Console, duration
+from ptychocli.console import Console, duration, text
 from ptychodata.backends import Progress
 
 
@@ -15,7 +15,7 @@ def _progress(epoch: int, loss: float = 0.5) -> Progress:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.2, "0 s"),
+        (0.24, "0.2 s"),
         (59.4, "59 s"),
         (75, "1 min 15 s"),
         (3599.7, "1 h 0 min"),
@@ -25,6 +25,21 @@ def _progress(epoch: int, loss: float = 0.5) -> Progress:
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (461212.89, "4.612e+05"),
+        ([1.5, 2], "1.5, 2"),
+        (None, "unknown"),
+        (float("nan"), "unknown"),
+        (True, "yes"),
+        ("counts", "counts"),
+    ],
+)
+def test_figures(value, shown):
+    assert text(value) == shown
 
 
 def test_plain_progress_is_at_most_a_line_every_few_seconds(monkeypatch, capsys):

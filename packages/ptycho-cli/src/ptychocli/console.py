@@ -14,7 +14,7 @@ from ptychodata.files import dump_json
 if TYPE_CHECKING:
     from ptychodata.backends import Progress, Report
 
-__all__ = ["Console", "duration"]
+__all__ = ["Console", "duration", "text"]
 
 _PLAIN_INTERVAL_S = 5.0
 
@@ -116,15 +116,26 @@ class Console(logging.Handler):
 
 
 def duration(seconds: float) -> str:
-    """A time for people: ``48 s``, ``3 min 20 s``, ``2 h 5 min``; ``?`` if unknown."""
+    """A time for people: ``0.4 s``, ``48 s``, ``3 min 20 s``, ``2 h 5 min``; ``?`` if unknown."""
     if not math.isfinite(seconds):
         return "?"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def text(value: object) -> str:
+    """A figure for people: four digits, lists with commas, ``unknown`` for NaN and None."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "unknown"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _describe(progress: "Progress") -> str:

@@ -88,7 +88,7 @@ def flat_phase(view: View) -> tuple[NDArray[np.float64], bool]:
     from skimage.restoration import unwrap_phase
 
     masked = np.ma.array(phase, mask=~view.covered)
-    unwrapped = np.ma.filled(unwrap_phase(masked), 0.0)  # type: ignore[no-untyped-call]
+    unwrapped = np.ma.filled(unwrap_phase(masked), 0.0)
     if _leaps(unwrapped, view.covered) > _LEAPS:
         return phase, True
     return _without_plane(unwrapped, view.covered), False

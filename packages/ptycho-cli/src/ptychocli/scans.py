@@ -68,8 +68,9 @@ def _subsample(path: Path, scan: Scan, count: int, seed: int, console: Console) 
 def describe(scan: Scan) -> str:
     """One line: how many patterns of what."""
     photons = f"{scan.mean_photons:.3g} photons per pattern" if scan.has_dose else "no dose"
-    modes = "no probe" if scan.probe is None else f"{len(scan.probe)} probe mode(s)"
-    return f"{len(scan)} patterns of {scan.N}×{scan.N}, {photons}, {modes}"
+    modes = 0 if scan.probe is None else len(scan.probe)
+    probe = {0: "no probe", 1: "1 probe mode"}.get(modes, f"{modes} probe modes")
+    return f"{len(scan)} patterns of {scan.N}×{scan.N}, {photons}, {probe}"
 
 
 def summary(scan: Scan) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychocli.console import Console
+from ptychocli.console import Console, text
 from ptychocli.options import ConfigOption, ForceOption, JsonOption, given, settings_from
 
 app = typer.Typer(add_completion=False)
@@ -36,7 +36,7 @@ def convert(
         found = summary(scan)
         for name, value in found.items():
             if name != "notes":
-                console.result(f"{name:16} {'unknown' if value is None else value}")
+                console.result(f"{name:16} {text(value)}")
         for note in scan.notes:
             console.result(f"{'note':16} {note}")
         write(scan, target)

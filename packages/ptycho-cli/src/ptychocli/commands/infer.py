@@ -113,16 +113,21 @@ def run_inference(
             config_file=config_file,
         )
         resolved = _joined(payload.resolved(), resolved_data)
-        find_backend(backend or bundle.backend)
+        name = backend or bundle.backend
+        find_backend(name)
+        origin = {
+            "backend": name,
+            "bundle": {"path": str(bundle_path), "trained_with": bundle.versions},
+            "subsample_seed": data.subsample_seed,
+        }
         outcomes = []
         for path, run in zip(paths, runs, strict=True):
             with console.keeping(run):
                 [scan] = read_scans([path], data, console)
-                engine = load_backend(backend or bundle.backend)
+                engine = load_backend(name)
                 reconstruction, seconds = _infer(engine, bundle, scan, payload, run, console)
-                origin = provenance([path], backend=engine.name, bundle=str(bundle_path))
                 metrics = _metrics(reconstruction, scan) | {"seconds": seconds}
-                run.write_records(resolved, origin)
+                run.write_records(resolved, provenance([path], **origin))
                 _write(reconstruction, metrics, run)
                 _print(metrics, run, console)
                 outcomes.append({"output_dir": str(run.path), "scan": str(path), **metrics})

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychocli.console import Console
+from ptychocli.console import Console, text
 from ptychocli.options import ConfigOption, JsonOption, given, settings_from
 from ptychoconfig.errors import DataError
 
@@ -42,19 +42,9 @@ def inspect_file(
 
 def _print(found: Mapping[str, Any], notes: Sequence[str], console: Console) -> None:
     for name, value in found.items():
-        if name != "findings":
-            console.result(f"{name:24} {_text(value)}")
+        if name != "findings" and value != []:
+            console.result(f"{name:24} {text(value)}")
     for note in notes:
         console.result(f"note: {note}")
     for finding in found["findings"]:
         console.result(f"{finding['severity']}: {finding['message']}; {finding['hint']}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return " × ".join(map(_text, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "unknown" if value is None else str(value)

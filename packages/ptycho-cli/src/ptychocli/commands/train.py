@@ -168,7 +168,8 @@ def _train(
     seconds = monotonic() - started
     seeds = {"seed": payload.training.seed, "subsample_seed": payload.data.subsample_seed}
     settled = {"backend": engine.name, "seeds": seeds, "seconds": seconds}
-    run.write_records(payload.resolved(), provenance(paths, **settled))
+    origin = provenance(paths, trained_with=bundle.versions, **settled)
+    run.write_records(payload.resolved(), origin)
     write_bundle(bundle, run.path / BUNDLE)
     losses = _last_figures(bundle)
     console.result(
