@@ -159,7 +159,7 @@ def intensity(waves: Complex, background: Real | None = None) -> Real:
 
     Modes are incoherent: their intensities add (Thibault & Menzel 2013, eq. 1).
     """
-    rate = np.sum(waves.real**2 + waves.imag**2, axis=1)
+    rate: Real = np.sum(waves.real**2 + waves.imag**2, axis=1)
     return rate if background is None else rate + background
 
 
@@ -230,7 +230,8 @@ def network_input(counts: Real, probe: Complex) -> Real:
         counts: (B, N, N) photon counts.
         probe: (M, N, N) modes in √photons.
     """
-    return np.sqrt(counts) * (counts.shape[-1] / 2) / np.sqrt(np.sum(np.abs(probe) ** 2))
+    scale = (counts.shape[-1] / 2) / np.sqrt(np.sum(np.abs(probe) ** 2))
+    return np.asarray(np.sqrt(counts) * scale)
 
 
 def poisson_deviance(
@@ -254,7 +255,10 @@ def poisson_deviance(
         valid: weight w in [0, 1], (N, N) or (B, N, N).
     """
     delta = (rate - counts) / (counts + EPSILON)
-    return _per_pattern(counts * (delta - np.log1p(delta)) + EPSILON * delta, mean_photons, valid)
+    ratio = (rate + EPSILON) / (counts + EPSILON)
+    # δ rounds to −1 where λ ≪ n, and log 0 would be infinite: there the quotient itself is exact.
+    log = np.where(ratio < 0.5, np.log(ratio), np.log1p(np.maximum(delta, -0.5)))
+    return _per_pattern(counts * (delta - log) + EPSILON * delta, mean_photons, valid)
 
 
 def amplitude_mse(
