@@ -44,7 +44,7 @@ _CASES: dict[str, dict[str, Any]] = {
     "whole_pixels": {"modes": 1, "photons": 1e6, "resolution_px": 1.0},
     "high_dose": {"modes": 1, "photons": 1e9},
     "low_dose": {"modes": 2, "photons": 20.0},
-    "larger": {"modes": 1, "photons": 1e6, "side": 32, "patterns": 1},
+    "larger": {"modes": 1, "photons": 1e6, "background": 1.0, "side": 32, "patterns": 1},
 }
 
 
