@@ -231,3 +231,12 @@ def test_poisson_loss_without_dose_is_refused(write_scan, tmp_path, ptycho):
     scan = write_scan("plain.npz", intensity_scale=None)
     argv = ("train", scan, "--backend", "stub", "--output-dir", tmp_path / "run")
     _check(ptycho(*argv, "--poisson-weight", 1), CONFIG, "--nphotons")
+
+
+def test_a_bad_last_scan_is_told_before_the_first_is_reconstructed(
+    trained, write_scan, tmp_path, ptycho
+):
+    scans = [write_scan("a.npz"), tmp_path / "missing.npz"]
+    outcome = ptycho("infer", trained, *scans, "--output-dir", tmp_path / "out")
+    _check(outcome, DATA, "missing.npz")
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ptychocli.rundir import RunDir
     from ptychoconfig.payloads import InferencePayload
     from ptychoconfig.resolve import Resolved
+    from ptychoconfig.schema import DataConfig
     from ptychodata.backends import Backend
     from ptychodata.bundle import Bundle
     from ptychodata.contracts import Reconstruction, Scan
@@ -93,10 +94,10 @@ def run_inference(
         console: where to say what happens.
     """
     from ptychocli.rundir import open_run_dir, provenance
-    from ptychocli.scans import read_scans, resolve_data
-    from ptychoconfig.payloads import create_inference_payload
+    from ptychocli.scans import read_scans
     from ptychodata.backends import find_backend, load_backend
     from ptychodata.bundle import read_bundle
+    from ptychodata.formats import read_shapes
 
     if backend is not None:
         find_backend(backend)
@@ -106,20 +107,12 @@ def run_inference(
             for folder in _folders(paths, output_dir)
         ]
         bundle = read_bundle(bundle_path)
-        data, resolved_data = resolve_data(settings, config_file)
-        payload = create_inference_payload(
-            bundle_config=bundle.config,
-            flags=given(settings, "inference", "execution"),
-            config_file=config_file,
-        )
-        resolved = _joined(payload.resolved(), resolved_data)
         name = backend or bundle.backend
         find_backend(name)
-        origin = {
-            "backend": name,
-            "bundle": {"path": str(bundle_path), "trained_with": bundle.versions},
-            "subsample_seed": data.subsample_seed,
-        }
+        data, payload, resolved = _settle(bundle, settings, config_file)
+        for path in paths[1:]:  # a bad last one is told before the first is reconstructed
+            read_shapes(path)
+        trained = {"path": str(bundle_path), "trained_with": bundle.versions}
         outcomes = []
         for path, run in zip(paths, runs, strict=True):
             with console.keeping(run):
@@ -127,11 +120,33 @@ def run_inference(
                 engine = load_backend(name)
                 reconstruction, seconds = _infer(engine, bundle, scan, payload, run, console)
                 metrics = _metrics(reconstruction, scan) | {"seconds": seconds}
-                run.write_records(resolved, provenance([path], **origin))
+                run.write_records(resolved, provenance([path], backend=name, bundle=trained))
                 _write(reconstruction, metrics, run)
                 _print(metrics, run, console)
                 outcomes.append({"output_dir": str(run.path), "scan": str(path), **metrics})
         return outcomes
+
+
+def _settle(
+    bundle: "Bundle", settings: Mapping[str, Any], config_file: Path | None
+) -> "tuple[DataConfig, InferencePayload, Resolved]":
+    """Resolve every setting: how to read a scan, and how to apply the bundle."""
+    from ptychocli.scans import resolve_data
+    from ptychoconfig.payloads import create_inference_payload
+
+    data, resolved_data = resolve_data(settings, config_file)
+    payload = create_inference_payload(
+        bundle_config=bundle.config,
+        flags=given(settings, "inference", "execution"),
+        config_file=config_file,
+    )
+    resolved = payload.resolved()
+    joined = replace(
+        resolved,
+        sections={**resolved.sections, **resolved_data.sections},
+        sources={**resolved.sources, **resolved_data.sources},
+    )
+    return data, payload, joined
 
 
 def _folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
@@ -146,14 +161,6 @@ def _folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
             f"{', '.join(twice)} more than once; run them apart with an --output-dir each"
         )
     return [output_dir / name for name in names]
-
-
-def _joined(first: "Resolved", second: "Resolved") -> "Resolved":
-    return replace(
-        first,
-        sections={**first.sections, **second.sections},
-        sources={**first.sources, **second.sources},
-    )
 
 
 def _infer(
