@@ -5,6 +5,7 @@ uint16 counts, float64 and complex128 arrays, and files without dose or known ob
 be told from the file is refused, never guessed.
 """
 
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -180,7 +181,7 @@ def _count(source: Source) -> int:
         if key not in source.members:
             found = ", ".join(sorted(source.members))
             raise DataError(f"{source.path}: expected the key {key!r}, found only {found}; add it")
-    return int(np.prod(source.members["xcoords"].shape, dtype=np.int64))
+    return math.prod(source.members["xcoords"].shape)
 
 
 def _positions(source: Source) -> NDArray[np.float64]:

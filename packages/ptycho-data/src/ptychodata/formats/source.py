@@ -184,10 +184,12 @@ def _bytes_of(file: Path) -> NDArray[np.uint8]:
 
 def _uncompressed(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     limit = 64 * _MIB + _BZ2_RATIO * len(data)
+    content = bytearray()
     with bz2.open(io.BytesIO(data.data)) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"bzip2 data of more than {limit:,} bytes")
+        while part := stream.read(_MIB):
+            content += part
+            if len(content) > limit:
+                raise ValueError(f"bzip2 data of more than {limit:,} bytes")
     return np.frombuffer(content, np.uint8)
 
 

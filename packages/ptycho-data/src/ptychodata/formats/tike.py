@@ -4,6 +4,7 @@ Differs from ours in two ways, both undone here: DC lies at ``[0, 0]`` of a patt
 is the minimum corner of the window, up to an offset.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def shapes(source: Source) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         raise _refuse(source, "probe", f"{side}×{side} pixels, the size of the patterns", probe)
     if len(probe) > 3 and probe[0] != 1:
         raise _refuse(source, "probe", "one probe for all positions, (1, 1, M, N, N)", probe)
-    return patterns, (int(np.prod(probe[:-2], dtype=np.int64)), side, side)
+    return patterns, (math.prod(probe[:-2]), side, side)
 
 
 def read(source: Source) -> Recorded:
