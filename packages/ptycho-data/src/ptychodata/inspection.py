@@ -12,7 +12,7 @@ P_m the probe modes and r the positions:
 - *DC offset*: from ``[N//2, N//2]`` to the circular mean of the mean pattern, whose coordinate
   along y is N/2π · arg Σ Ī e^{2πi y/N}; it finds a pattern with DC in the corner too.
 - *dead pixel*: zero in every pattern, where the median of the 5×5 neighbourhood is above zero so
-  often that this happens by chance once in a million.
+  often that this happens by chance once in a million; told from 20 patterns on.
 - *hot pixel*: sum over the scan above ten times the median of its 5×5 neighbourhood, outside the
   central N/4 where the direct beam is.
 - *saturated value*: the largest of the file, if it is the limit of its integer dtype or, above
@@ -43,6 +43,7 @@ Severity = Literal["info", "warning", "error"]
 
 _CHUNK_BYTES = 16 * 2**20
 _ENCLOSED = 0.9
+_ENOUGH_PATTERNS = 20  # fewer do not tell a dead pixel from the dark of a speckle
 _ROBUST_SIGMA = 1.4826
 
 
@@ -229,7 +230,7 @@ def _odd_pixels(survey: _Survey, count: int) -> tuple[NDArray[np.intp], NDArray[
     looked = survey.looked > 0
     rate = np.where(looked, survey.seen / np.maximum(survey.looked, 1), 0)
     likely = median_filter(rate, 5, mode="nearest") > 1 - 10 ** (-6 / count)
-    dead = looked & (survey.seen == 0) & likely
+    dead = looked & (survey.seen == 0) & likely & (count >= _ENOUGH_PATTERNS)
     mean = np.where(looked, survey.total / np.maximum(survey.looked, 1), 0)
     around = median_filter(mean, 5, mode="nearest")
     side = len(mean)
