@@ -4,7 +4,7 @@ Error messages, the YAML template and the reference page all speak through this 
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,7 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "environment_name",
     "expected",
+    "first_line",
     "flag_name",
     "suggestion",
     "unknown_setting",
@@ -47,10 +48,16 @@ def expected(section: str, field: str) -> str:
     return " or ".join(_phrase(case) for case in declared.get("anyOf", [declared]))
 
 
-def suggestion(name: object, known: Iterable[str]) -> str:
-    """``; did you mean 'epochs'?`` where a known name is near, else how to see them all."""
+def suggestion(name: object, known: Iterable[str], write: Callable[[str], str] = str) -> str:
+    """``; did you mean 'epochs'?`` where a known name is near, else how to see them all.
+
+    Args:
+        name: what was found.
+        known: names it may have meant.
+        write: how such a name is written where it was found.
+    """
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else "; `ptycho config init` shows them all"
+    return f"; did you mean {write(near[0])!r}?" if near else "; `ptycho config init` lists them"
 
 
 def unknown_setting(name: object, known: Iterable[str]) -> str:
@@ -66,6 +73,11 @@ def unknown_setting(name: object, known: Iterable[str]) -> str:
     return f"expected the name of a setting, found {name!r}{suggestion(name, known)}"
 
 
+def first_line(doc: str | None) -> str:
+    """The summary of a docstring."""
+    return (doc or "").partition("\n")[0]
+
+
 @cache
 def _declared(section: str) -> Mapping[str, Any]:
     properties: Mapping[str, Any] = SECTIONS[section].model_json_schema()["properties"]
@@ -76,7 +88,7 @@ def _phrase(declared: Mapping[str, Any]) -> str:
     if "enum" in declared:
         return f"one of {', '.join(declared['enum'])}"
     if "examples" in declared:
-        return f"e.g. {', '.join(declared['examples'])}"
+        return f"text like {', '.join(declared['examples'])}"
     words = _TYPES[declared["type"]]
     if multiple := declared.get("multipleOf"):
         words = "an even integer" if multiple == 2 else f"a multiple of {multiple}"

@@ -188,10 +188,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, _Setting]:
 def _unknown_variable(name: str, fields: Mapping[str, str]) -> str:
     if name == environment_name("C"):
         return f"{name}: {unknown_setting('C', ())}"
-    return (
-        f"{name}: expected an environment variable that names a setting, such as PTYCHO_EPOCHS, "
-        f"found {name!r}{suggestion(name, fields)}"
+    meant = suggestion(
+        name.removeprefix(ENVIRONMENT_PREFIX).lower(), fields.values(), environment_name
     )
+    return f"{name}: expected a variable that names a setting, found none of this name{meant}"
 
 
 def _fill_architecture_defaults(settings: _Settings) -> None:

@@ -53,9 +53,8 @@ def _duration(value: object) -> object:
 def _or_with_unit(schema: dict[str, Any]) -> None:
     """Tell the JSON schema that a duration may have a unit."""
     examples = ["90s", "15min", "2h"]
-    schema["anyOf"].append(
-        {"type": "string", "pattern": "^[0-9.eE+-]+ *(s|min|h)?$", "examples": examples}
-    )
+    text = {"type": "string", "pattern": "^[0-9.eE+-]+ *(s|min|h)?$", "examples": examples}
+    schema["anyOf"].insert(1, text)
 
 
 PatternSide = Annotated[int, Field(ge=32, le=1024, multiple_of=2)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ptychoconfig.describe import expected, unknown_setting
+from ptychoconfig.describe import expected, first_line, unknown_setting
 from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import SECTIONS
 
@@ -185,7 +185,7 @@ def template(section_names: Sequence[str]) -> str:
     lines = ["# Settings of ptycho: remove the # before a setting to change it."]
     for name in section_names:
         model = SECTIONS[name]
-        lines += ["", f"# {_first_line(model.__doc__)}", f"{name}:"]
+        lines += ["", f"# {first_line(model.__doc__)}", f"{name}:"]
         for field, info in model.model_fields.items():
             lines += ["", f"  # {info.description}", f"  # Takes {expected(name, field)}."]
             lines += [f"  #{field}: {_dump(info.default)}"]
@@ -208,7 +208,3 @@ def json_schema() -> dict[str, Any]:
 
 def _section_schema(name: str) -> Mapping[str, Any]:
     return {**SECTIONS[name].model_json_schema(), "type": ["object", "null"]}
-
-
-def _first_line(doc: str | None) -> str:
-    return (doc or "").partition("\n")[0]
