@@ -11,7 +11,6 @@ from ptychoconfig.errors import ConfigError
 from ptychoconfig.resolve import flag_name, resolve
 from ptychoconfig.schema import SECTIONS, ModelConfig, Section, TrainingConfig
 
-
 _BEYOND: dict[str, Callable[[Any], Any]] = {
     "minimum": lambda bound: bound - 1,
     "exclusiveMinimum": lambda bound: bound,
