@@ -85,7 +85,7 @@ def arrays() -> dict[str, np.ndarray]:
     steps = N // 2 + 5 * np.arange(SIDE)
     rows, columns = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
     side = int(steps.max()) + N // 2 + 1
-    truth = np.exp(0.3j * rng.standard_normal((side, side))).astype(np.complex64)
+    truth = np.exp((-0.1 + 0.3j) * rng.standard_normal((side, side))).astype(np.complex64)
     corners = zip(rows - N // 2, columns - N // 2, strict=True)
     waves = np.stack([probe * truth[r : r + N, c : c + N] for r, c in corners])
     far = np.fft.fftshift(np.fft.fft2(waves, norm="ortho"), axes=(1, 2))

@@ -123,6 +123,16 @@ def test_infer_takes_the_bundle_file_and_a_scan_without_truth(
     assert outcome.json["residuals"]["r_factor"] > 0
 
 
+def test_a_known_object_that_does_not_fit_costs_the_score_only(
+    trained, arrays, write_scan, tmp_path, ptycho
+):
+    scan = write_scan("small.npz", objectGuess=arrays["objectGuess"][:8, :8])
+    outcome = ptycho("infer", trained, scan, "--output-dir", tmp_path / "r", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "scores" not in outcome.json
+    assert "known object" in outcome.err
+
+
 def test_several_scans_write_a_folder_each(trained, write_scan, tmp_path, ptycho):
     scans = [write_scan("a.npz"), write_scan("b.npz")]
     outcome = ptycho("infer", trained, *scans, "--output-dir", tmp_path / "r", "--json")
