@@ -41,7 +41,7 @@ __all__ = ["Finding", "Inspection", "Severity", "inspect_scan", "nearest_px", "p
 
 Severity = Literal["info", "warning", "error"]
 
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 2**20  # stays in the cache
 _ENCLOSED = 0.9
 _ENOUGH_PATTERNS = 20  # fewer do not tell a dead pixel from the dark of a speckle
 _ROBUST_SIGMA = 1.4826
@@ -152,34 +152,35 @@ def _survey(scan: Scan) -> _Survey:
         part = slice(start, start + step)
         values = np.asarray(scan.diffraction[part], dtype=np.float64)
         valid = scan.valid(part)
-        valid = (
-            np.ones_like(values, bool) if valid is None else np.broadcast_to(valid, values.shape)
-        )
-        _add_values(survey, values, valid)
-        values = np.where(valid & np.isfinite(values), values, 0)
+        values = values if valid is None else np.where(valid, values, 0)
+        values = _examined(survey, values)
         counts = scale * (values if scan.domain == "counts" else values**2)
         survey.total += counts.sum(axis=0)
-        survey.seen += (values > 0).sum(axis=0)
-        survey.looked += valid.sum(axis=0)
+        survey.seen += np.count_nonzero(values > 0, axis=0)
+        survey.looked += len(values) if valid is None or valid.ndim == 2 else valid.sum(axis=0)
         survey.photons += counts.sum(axis=(1, 2)).tolist()
+    if scan.mask is not None and scan.mask.ndim == 2:
+        survey.looked *= scan.mask
     return survey
 
 
-def _add_values(survey: _Survey, values: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
-    """Count what is impossible, saturated, or whole among the values as they are stored."""
-    values = values[valid]
+def _examined(survey: _Survey, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count what is impossible, saturated, or whole; give the values with 0 for NaN."""
     finite = np.isfinite(values)
-    survey.not_finite += int(np.count_nonzero(~finite))
-    values = values[finite]
+    if not finite.all():
+        survey.not_finite += int(np.count_nonzero(~finite))
+        values = np.where(finite, values, 0)
     survey.negative += int(np.count_nonzero(values < 0))
-    largest = float(values.max(initial=0))
+    largest = float(values.max())
     if largest > survey.largest:
         survey.largest, survey.at_largest = largest, 0
     if largest == survey.largest:
         survey.at_largest += int(np.count_nonzero(values == largest))
-    survey.whole = survey.whole and bool((values == np.rint(values)).all())
-    small = values[values < 30] ** 2  # float32 tells whole squares from others below about 10³
-    survey.whole_squares = survey.whole_squares and bool((abs(small - np.rint(small)) < 1e-3).all())
+    if (survey.whole or survey.whole_squares) and (values != np.rint(values)).any():
+        survey.whole = False
+        small = values[values < 30] ** 2  # float32 tells whole squares up to about 10³
+        survey.whole_squares &= bool((abs(small - np.rint(small)) < 1e-3).all())
+    return values
 
 
 def _pattern_figures(scan: Scan, survey: _Survey) -> dict[str, Any]:
