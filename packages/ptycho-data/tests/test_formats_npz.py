@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ptychoconfig.errors import ConfigError, DataError, UsageError
 from ptychoconfig.schema import DataConfig
 from ptychodata.contracts import Scan
-from ptychodata.formats import formats, read, read_shapes, write
+from ptychodata.formats import formats, npz, read, read_shapes, write
 
 P, N = 6, 32
+DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
 Arrays = dict[str, Any]
 
 
@@ -427,3 +428,9 @@ def test_writing_needs_a_name_and_a_place(tmp_path: Path) -> None:
 
 def test_the_formats_are_listed() -> None:
     assert set(formats()) == {"npz", "tike"}
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation lies in the repository only")
+def test_every_key_is_documented() -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    assert [key for key in sorted(npz._READ) if f"`{key}`" not in page] == []
