@@ -13,7 +13,7 @@ from ptychoconfig.errors import NumericalError
 app = typer.Typer(add_completion=False)
 
 TRAINING_S, QUICK_TRAINING_S = 100.0, 20.0
-GATE = 0.5
+GATE = 0.8
 """Amplitude SSIM that a recognisable image exceeds; a constant object scores about 0.26."""
 
 _SCANS = {

@@ -207,7 +207,7 @@ def _print(metrics: Mapping[str, Any], run: "RunDir", console: Console) -> None:
         figures = metrics.get(group, {})
         for name, value in figures.items():
             if isinstance(value, float):
-                console.result(f"{name:18} {value:.4g}")
+                console.result(f"{name:24} {value:.4g}")
     rate = metrics["n_patterns"] / metrics["seconds"]
     console.result(f"reconstructed in {duration(metrics['seconds'])} ({rate:.0f} patterns/s)")
     console.result(f"pictures: {run.path / 'amplitude.png'} {run.path / 'phase.png'}")
