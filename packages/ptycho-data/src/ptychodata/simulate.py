@@ -21,6 +21,7 @@ from ptychoconfig.schema import SimulationConfig
 
 from . import physics
 from .contracts import Scan
+from .inspection import probe_diameter_px
 from .stitching import plan_canvas
 
 __all__ = ["lines_object", "natural_object", "phantom_object", "scan_of", "simulate"]
@@ -151,13 +152,6 @@ def _probe_of_file(path: str, side: int) -> NDArray[np.complex64]:
             f"--probe-file {path}: expected a probe of {side}×{side} pixels (--N), found {found}"
         )
     return probe
-
-
-def probe_diameter_px(probe: NDArray[np.complexfloating]) -> float:
-    """Diameter of the even disk that is as concentrated: 2 √(A/π), A = (Σ|P|²)² / Σ|P|⁴."""
-    power = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
-    area = power.sum() ** 2 / (power**2).sum()
-    return float(2 * np.sqrt(area / np.pi))
 
 
 def _positions(config: SimulationConfig, step_px: float, rng: np.random.Generator) -> Real:
