@@ -20,7 +20,7 @@ SMALL = {"unrolled_steps": 2, "unrolled_width": 8, "unrolled_levels": 2, "gridsi
 @pytest.fixture(scope="session")
 def scan() -> Scan:
     """64 patterns of 32×32 from a known object."""
-    return simulate(SimulationConfig(N=32, n_patterns=64, overlap=0.7, nphotons=1e5))
+    return simulate(SimulationConfig(N=32, n_patterns=64, overlap=0.7, nphotons=1e8))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def bundle(tmp_path_factory):
     from ptychoconfig.schema import SimulationConfig
     from ptychodata.simulate import simulate
 
-    scan = simulate(SimulationConfig(N=32, n_patterns=64, overlap=0.7, nphotons=1e5))
+    scan = simulate(SimulationConfig(N=32, n_patterns=64, overlap=0.7, nphotons=1e8))
     flags = {
         "epochs": 12,
         "batch_size": 8,

@@ -63,7 +63,7 @@ def test_weights_survive_the_neutral_form(name):
         torch.testing.assert_close(second.state_dict()[key], tensor, rtol=0, atol=0)
     kernels = [k for k in weights if k.endswith("/kernel")]
     assert kernels and all(weights[k].ndim == 4 for k in kernels)
-    assert weights["unets/0/stem/conv1/kernel"].shape == (3, 3, 20, 24)
+    assert weights["unets/0/stem/conv1/kernel"].shape == (3, 3, 20, 16)
 
 
 def test_weights_that_do_not_fit_are_refused():

@@ -31,7 +31,7 @@ class StubBackend:
         report: Report,
         should_stop: ShouldStop,
     ) -> Bundle:
-        epochs = payload.training.epochs
+        epochs = payload.training.epochs_of(1)
         if payload.training.seed == 666:
             raise NumericalError("expected a finite loss, found nan at step 3")
         if payload.training.seed == 667:

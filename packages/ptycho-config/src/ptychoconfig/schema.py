@@ -36,6 +36,9 @@ __all__ = [
     "TrainingConfig",
 ]
 
+_DEFAULT_STEPS = (
+    250  # bring `unrolled` to a good image; more improve it slowly (docs/performance.md)
+)
 _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -136,7 +139,11 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """What is minimised, on which groups, for how long."""
 
-    epochs: int = Field(50, ge=1, description="Passes over the groups.")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the groups; default as many as make 250 optimiser steps.",
+    )
     max_time: Duration | None = Field(
         None,
         description="Stop after this time and keep what was learned: seconds, or 90s, 15min, 2h.",
@@ -152,7 +159,10 @@ class TrainingConfig(Section):
         "warmup-cosine", description="Course of the learning rate over the run."
     )
     warmup_steps: int = Field(
-        30, ge=0, description="Optimiser steps of linear warm-up (`warmup-cosine`)."
+        30,
+        ge=0,
+        description="Optimiser steps of linear warm-up, at most a quarter of the run "
+        "(`warmup-cosine`).",
     )
     min_lr_ratio: Fraction = Field(
         0.01, description="Last learning rate as a fraction of the peak (`warmup-cosine`)."
@@ -202,6 +212,11 @@ class TrainingConfig(Section):
         None, ge=1, description="Stop after this many epochs without a better validation loss."
     )
     seed: Seed = Field(42, description="Seed of weights, groups and batches (0 is a seed).")
+
+    def epochs_of(self, batches: int) -> int:
+        """Passes over an epoch of so many batches: as set, or enough for the default steps."""
+        steps = -(-batches // self.accumulate_grad_batches)
+        return self.epochs or -(-_DEFAULT_STEPS // steps)
 
     @model_validator(mode="after")
     def _some_loss(self) -> "TrainingConfig":

@@ -58,14 +58,13 @@ def train(
     network.compute_dtype = choose_dtype(payload.execution, device)
     model = _Training(network, scans, payload)
     kept, held_out = split_scans(scans, payload)
-    progress = _Reporter(report, should_stop, sum(map(len, kept)))
+    batches = training_loader(scans, kept, payload)
+    held = validation_loader(scans, held_out, payload) if any(map(len, held_out)) else None
+    progress = _Reporter(report, should_stop)
     with _quiet_lightning():
-        trainer = _trainer(payload, device, run_dir, progress, validates=any(map(len, held_out)))
-        trainer.fit(
-            model,
-            training_loader(scans, kept, payload),
-            validation_loader(scans, held_out, payload) if any(map(len, held_out)) else None,
-        )
+        epochs = payload.training.epochs_of(len(batches))
+        trainer = _trainer(payload, device, run_dir, progress, epochs, validates=held is not None)
+        trainer.fit(model, batches, held)
     return _bundle(model, scans, payload, progress.history)
 
 
@@ -199,14 +198,15 @@ class _Training(LightningModule):
     def _rate_factor(self) -> Callable[[int], float]:
         """Learning rate at a step, as a fraction of the peak."""
         config, total = self.config, max(1, int(self.trainer.estimated_stepping_batches))
-        per_epoch = max(1, total // config.epochs)
+        per_epoch = max(1, total // (self.trainer.max_epochs or 1))
+        warmup = min(config.warmup_steps, total // 4)
 
         def warmup_cosine(step: int) -> float:
             done = step / total
             if config.max_time is not None:  # a run that time will cut short anneals in time
                 done = max(done, (time.monotonic() - self.started) / config.max_time)
             cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-            warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
+            warm = min(1.0, (step + 1) / (warmup + 1))
             return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
 
         factors: dict[str, Callable[[int], float]] = {
@@ -220,8 +220,8 @@ class _Training(LightningModule):
 class _Reporter(Callback):
     """Tells the caller how far the run is, keeps the history, and ends the run when asked."""
 
-    def __init__(self, report: Report, should_stop: ShouldStop, patterns: int) -> None:
-        self.report, self.should_stop, self.patterns = report, should_stop, patterns
+    def __init__(self, report: Report, should_stop: ShouldStop) -> None:
+        self.report, self.should_stop = report, should_stop
         self.history: dict[str, list[float]] = {}
         self.started = time.monotonic()
         self.seen = 0
@@ -284,6 +284,7 @@ def _trainer(
     device: torch.device,
     run_dir: Path,
     progress: Callback,
+    epochs: int,
     validates: bool,
 ) -> Trainer:
     training, execution = payload.training, payload.execution
@@ -302,7 +303,7 @@ def _trainer(
         accelerator={"cuda": "cuda", "mps": "mps"}.get(device.type, "cpu"),
         devices=execution.devices,
         precision="16-mixed" if execution.precision == "16-mixed" else "32-true",
-        max_epochs=training.epochs,
+        max_epochs=epochs,
         max_time=None if training.max_time is None else {"seconds": training.max_time},
         accumulate_grad_batches=training.accumulate_grad_batches,
         deterministic=execution.deterministic,

@@ -193,8 +193,9 @@ def _announce(scans: "Sequence[Scan]", payload: "TrainingPayload", console: Cons
     patterns = sum(len(scan) for scan in scans)
     console.note(
         f"training {model.architecture} on {patterns} patterns, gridsize {model.gridsize} "
-        f"(groups of {model.C}), up to {training.epochs} epochs"
-        + (f" or {duration(training.max_time)}" if training.max_time else "")
+        f"(groups of {model.C})"
+        + (f", {training.epochs} epochs" if training.epochs else "")
+        + (f", for at most {duration(training.max_time)}" if training.max_time else "")
     )
     if training.n_groups is not None and training.n_groups < patterns:
         console.note(
