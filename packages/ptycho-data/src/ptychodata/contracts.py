@@ -144,7 +144,8 @@ class Scan:
         power = float(np.sum(np.abs(self.probe.astype(np.complex128)) ** 2))
         if not power > 0:
             raise DataError(f"{self.name}: expected a probe with power above 0, found {power}")
-        return (self.probe * np.sqrt(self.mean_photons / power)).astype(np.complex64)
+        scaled: NDArray[np.complex64] = self.probe * np.float32(np.sqrt(self.mean_photons / power))
+        return scaled
 
     def subset(self, index: NDArray[np.integer[Any]]) -> "Scan":
         """The scan of the patterns ``index`` alone; every per-pattern array follows."""

@@ -14,8 +14,12 @@ def choose_device(execution: ExecutionConfig) -> torch.device:
     """The device that ``--accelerator`` asks for; ``auto`` takes a GPU where one works.
 
     Raises:
-        BackendError: the accelerator is not there.
+        BackendError: the accelerator is not there, or several devices are asked for.
     """
+    if execution.devices != 1:
+        raise BackendError(
+            f"--devices: expected 1, all that this backend computes on, found {execution.devices}"
+        )
     wanted = execution.accelerator
     working = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if (

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +170,12 @@ class _Training(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.config.probe_trainable:
-            factor = self.lr_schedulers().get_last_lr()[0] / self.config.learning_rate
-            for probe in self.probes:
+            factor = self.trainer.optimizers[0].param_groups[0]["lr"] / self.config.learning_rate
+            for probe in self._probes():
                 probe.descend(self.config.probe_learning_rate * factor)
+
+    def _probes(self) -> Iterator[ProbeParameter]:
+        return (probe for probe in self.probes if isinstance(probe, ProbeParameter))
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip the network's gradient alone: the probe's has another unit."""
@@ -304,7 +308,7 @@ def _trainer(
         devices=execution.devices,
         precision="16-mixed" if execution.precision == "16-mixed" else "32-true",
         max_epochs=epochs,
-        max_time=None if training.max_time is None else {"seconds": training.max_time},
+        max_time=None if training.max_time is None else timedelta(seconds=training.max_time),
         accumulate_grad_batches=training.accumulate_grad_batches,
         deterministic=execution.deterministic,
         callbacks=callbacks,

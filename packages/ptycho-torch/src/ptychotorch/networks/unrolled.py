@@ -57,7 +57,7 @@ class Unrolled(nn.Module):
         super().__init__()
         self.unets = nn.ModuleList(_UNet(width, levels) for _ in range(steps))
         self.compute_dtype = torch.float32
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared
 
     @property
     def steps(self) -> int:
