@@ -140,13 +140,13 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(dist, ignore_errors=True)
     for package in PACKAGES:
         session.run("pyproject-build", "--no-isolation", "--outdir", str(dist), str(package))
-    scratch = Path(session.create_tmp())
+    scratch = Path(session.create_tmp()).resolve()
     session.run("python", "-m", "venv", "--clear", str(scratch / "clean"))
     _use_wheels(session, dist, scratch)
 
 
 def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
-    """Without Torch the command simulates and inspects; with it the backend is found."""
+    """Without Torch the command simulates and inspects; with it, it trains."""
     python, ptycho = (str(scratch / "clean" / BIN / name) for name in ("python", "ptycho"))
     constraints = str(ROOT / "constraints.txt")
 
@@ -164,7 +164,18 @@ def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
         session.run(ptycho, "inspect", scan, external=True)
     install(wheels)
     with session.chdir(scratch):
-        session.run(ptycho, "--version", external=True)
+        train = (
+            "train",
+            scan,
+            "--epochs",
+            "1",
+            "--n-groups",
+            "12",
+            "--output-dir",
+            "run",
+            "--force",
+        )
+        session.run(ptycho, *train, external=True)
 
 
 @nox.session(default=False, reuse_venv=False)
