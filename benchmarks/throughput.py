@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+
 from ptychoconfig.payloads import create_inference_payload, create_training_payload
 from ptychoconfig.schema import SimulationConfig
 from ptychodata.backends import Progress
