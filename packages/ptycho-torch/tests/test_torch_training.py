@@ -117,6 +117,42 @@ def test_warmup_cosine_rises_then_falls_to_its_floor(run):
     assert rates[0] < rates[1] and rates[-1] == pytest.approx(1e-4, rel=0.05)
 
 
+def test_plateau_lowers_the_rate_to_its_floor(run):
+    """With a threshold of 1 no loss ever counts as better, so every epoch is a plateau."""
+    flags = {"plateau_patience": 0, "plateau_threshold": 1.0, "plateau_min_lr": 3e-4}
+    rates = run(epochs=4, learning_rate=1e-3, scheduler="plateau", **flags)[0].history[
+        "learning_rate"
+    ]
+    assert rates[-1] == pytest.approx(3e-4) and rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("top_k", "files"), [(0, 1), (2, 3), (-1, 4)])
+def test_top_k_checkpoints_and_the_last_are_kept(run, tmp_path, top_k, files):
+    run(epochs=3, checkpoint_save_top_k=top_k)
+    kept = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert len(kept) == files and "last.ckpt" in kept
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "adam", "beta1": 0.0},
+        {"optimizer": "adamw", "beta2": 0.5},
+    ],
+)
+def test_settings_of_the_optimiser_count(run, flags):
+    plain = run(optimizer=flags["optimizer"])[0].weights
+    other = run(**flags)[0].weights
+    assert any(not np.array_equal(plain[k], other[k]) for k in plain)
+
+
+def test_workers_prepare_the_same_batches(run):
+    alone = run()[0].weights
+    helped = run(num_workers=1, prefetch_factor=3, persistent_workers=False)[0].weights
+    assert all(np.array_equal(alone[k], helped[k]) for k in alone)
+
+
 def test_accumulation_takes_fewer_optimiser_steps(run):
     one = run(epochs=1, scheduler="constant")[0]
     two = run(epochs=1, scheduler="constant", accumulate_grad_batches=2)[0]

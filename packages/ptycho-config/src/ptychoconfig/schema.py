@@ -154,8 +154,13 @@ class TrainingConfig(Section):
     )
     learning_rate: Positive = Field(2e-3, description="Peak learning rate of the network.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adamw", description="Optimiser.")
+    momentum: Fraction = Field(0.9, description="Momentum of `sgd`.")
+    beta1: Fraction = Field(0.9, description="Decay of the mean gradient in `adam` and `adamw`.")
+    beta2: Fraction = Field(
+        0.999, description="Decay of the mean squared gradient in `adam` and `adamw`."
+    )
     weight_decay: NonNegative = Field(1e-3, description="Weight decay of the network's weights.")
-    scheduler: Literal["constant", "exponential", "warmup-cosine"] = Field(
+    scheduler: Literal["constant", "exponential", "warmup-cosine", "plateau"] = Field(
         "warmup-cosine", description="Course of the learning rate over the run."
     )
     warmup_steps: int = Field(
@@ -169,6 +174,18 @@ class TrainingConfig(Section):
     )
     lr_gamma: float = Field(
         0.95, gt=0, le=1, allow_inf_nan=False, description="Factor per epoch (`exponential`)."
+    )
+    plateau_factor: float = Field(
+        0.5, gt=0, lt=1, allow_inf_nan=False, description="Factor on a plateau (`plateau`)."
+    )
+    plateau_patience: int = Field(
+        2, ge=0, description="Epochs without a better loss that make a plateau (`plateau`)."
+    )
+    plateau_threshold: NonNegative = Field(
+        0.0, description="Relative gain below which a loss is not better (`plateau`)."
+    )
+    plateau_min_lr: NonNegative = Field(
+        5e-5, description="Learning rate below which it is not lowered (`plateau`)."
     )
     gradient_clip_val: Positive | None = Field(
         1.0, description="Bound on the gradient; unset in YAML (null) for none."
@@ -290,7 +307,21 @@ class ExecutionConfig(Section):
     )
     deterministic: bool = Field(True, description="Refuse operations that differ between runs.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
+    prefetch_factor: int | None = Field(
+        None, ge=1, description="Batches that each worker prepares ahead; default 2."
+    )
+    persistent_workers: bool = Field(True, description="Keep the workers between epochs.")
     enable_checkpointing: bool = Field(True, description="Keep checkpoints while training.")
+    checkpoint_save_top_k: int = Field(
+        1, ge=-1, description="Best checkpoints to keep beside the last; 0 none, -1 all."
+    )
+    checkpoint_monitor: Literal["val_loss", "train_loss"] = Field(
+        "val_loss",
+        description="Figure that ranks checkpoints (`train_loss` where nothing is held out).",
+    )
+    checkpoint_mode: Literal["min", "max"] = Field(
+        "min", description="Whether the least or the greatest figure is the best."
+    )
     logger: Literal["csv", "none"] = Field("csv", description="Where metrics are logged.")
 
 

@@ -182,13 +182,17 @@ def validation_loader(
 
 
 def _loader(scans: Sequence[Scan], rows: Any, payload: TrainingPayload) -> DataLoader[Batch]:
-    workers = payload.execution.num_workers
+    execution = payload.execution
+    working: dict[str, Any] = {}
+    if execution.num_workers:  # which alone can prefetch and persist
+        working["persistent_workers"] = execution.persistent_workers
+        working["prefetch_factor"] = execution.prefetch_factor
     return DataLoader(
         GroupDataset(scans),
         sampler=rows,
         batch_size=None,
-        num_workers=workers,
-        persistent_workers=workers > 0,
+        num_workers=execution.num_workers,
+        **working,
     )
 
 

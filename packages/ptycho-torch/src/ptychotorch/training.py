@@ -57,10 +57,10 @@ def train(
     device = choose_device(payload.execution)
     network = build_network(payload.model)
     network.compute_dtype = choose_dtype(payload.execution, device)
-    model = _Training(network, scans, payload)
     kept, held_out = split_scans(scans, payload)
     batches = training_loader(scans, kept, payload)
     held = validation_loader(scans, held_out, payload) if any(map(len, held_out)) else None
+    model = _Training(network, scans, payload, "train_loss" if held is None else "val_loss")
     progress = _Reporter(report, should_stop)
     with _quiet_lightning():
         epochs = payload.training.epochs_of(len(batches))
@@ -116,7 +116,9 @@ class ProbeParameter(nn.Module):
 class _Training(LightningModule):
     """Network and probes, their loss and their optimiser."""
 
-    def __init__(self, network: Unrolled, scans: Sequence[Scan], payload: TrainingPayload) -> None:
+    def __init__(
+        self, network: Unrolled, scans: Sequence[Scan], payload: TrainingPayload, monitor: str
+    ) -> None:
         super().__init__()
         self.network = network
         self.config: TrainingConfig = payload.training
@@ -124,6 +126,7 @@ class _Training(LightningModule):
             ProbeParameter(scan.photon_probe, payload.training.probe_trainable) for scan in scans
         )
         self.mean_photons = [scan.mean_photons for scan in scans]
+        self.monitor = monitor
         self.started = time.monotonic()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -189,15 +192,29 @@ class _Training(LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        optimizer = kinds[config.optimizer](
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        weights, betas = self.network.parameters(), (config.beta1, config.beta2)
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(weights, momentum=config.momentum, **shared)
+        else:
+            kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+            optimizer = kind(weights, betas=betas, **shared)
+        return {"optimizer": optimizer, "lr_scheduler": self._scheduler(optimizer)}
+
+    def _scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        config = self.config
+        if config.scheduler != "plateau":
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor())
+            return {"scheduler": schedule, "interval": "step"}
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer,
+            factor=config.plateau_factor,
+            patience=config.plateau_patience,
+            threshold=config.plateau_threshold,
+            min_lr=config.plateau_min_lr,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"scheduler": plateau, "interval": "epoch", "monitor": self.monitor}
 
     def _rate_factor(self) -> Callable[[int], float]:
         """Learning rate at a step, as a fraction of the peak."""
@@ -297,7 +314,9 @@ def _trainer(
         callbacks.append(
             ModelCheckpoint(
                 dirpath=run_dir / "checkpoints",
-                monitor="val_loss" if validates else "train_loss",
+                monitor=execution.checkpoint_monitor if validates else "train_loss",
+                mode=execution.checkpoint_mode,
+                save_top_k=execution.checkpoint_save_top_k,
                 save_last=True,
             )
         )
