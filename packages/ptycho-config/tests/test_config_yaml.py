@@ -76,7 +76,7 @@ def test_files_that_set_nothing(text: str, settings_file: WriteFile) -> None:
         ("training: [1, 2]", "expected `key: value` lines for training, found a list"),
         ("training: 3", "found a single value"),
         ("just text", "found a single value"),
-        ("training: {epochs: [1, 2]}", "training.epochs: expected an integer ≥ 1 or null, found a list"),
+        ("training: {epochs: [1, 2]}", "epochs: expected an integer ≥ 1 or null, found a list"),
         ("training: {epochs: {a: 2}}", "found a mapping"),
         ("training: {epochs: !!python/name:os.system x}", "found the tag"),
         ("training: {epochs: 3", "expected YAML"),
