@@ -26,7 +26,7 @@ def test_train_records_where_it_came_from(trained, scan):
     assert origin["seeds"] == {"seed": 42, "subsample_seed": 0}
     assert origin["machine"]["cpu_count"] == os.cpu_count()
     assert "ptycho-cli" in origin["versions"]
-    assert origin["command"].startswith("ptycho ")
+    assert origin["command"].startswith("ptycho")
     events = [json.loads(line) for line in (trained / "events.jsonl").read_text().splitlines()]
     assert [event["epoch"] for event in events] == [1, 2]
     assert events[0]["metrics"] == {"loss": 1.0}
