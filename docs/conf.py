@@ -12,6 +12,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"numpy\..*")]  # its inventory would have to be fetched
 
 autodoc_typehints = "signature"
 
