@@ -129,7 +129,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    _dev(session, str(DEV / BIN / "sphinx-build"), "-W", "--keep-going", "docs", "docs/_build")
+    _dev(session, str(DEV / BIN / "sphinx-build"), "-EW", "--keep-going", "docs", "docs/_build")
 
 
 @nox.session

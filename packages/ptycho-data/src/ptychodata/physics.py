@@ -120,7 +120,7 @@ def extract(obj: Complex, pixel: Ints, side: int) -> Complex:
         side: N.
 
     Returns:
-        (B, N, N) windows: rows and columns n − N//2 … n − N//2 + N − 1.
+        (B, N, N) windows, each of the rows and columns n − N//2 … n − N//2 + N − 1.
 
     Raises:
         IndexError: a window leaves the object.
@@ -155,7 +155,7 @@ def exit_waves(shifted_probe: Complex, patches: Complex) -> Complex:
 
 
 def intensity(waves: Complex, background: Real | None = None) -> Real:
-    """Expected counts λ = Σ_m |ψ_m|² + b: (B, M, N, N) waves, (N, N) background → (B, N, N).
+    """Expected counts ``λ = Σ_m |ψ_m|² + b``: (B, M, N, N) waves, (N, N) background → (B, N, N).
 
     Modes are incoherent: their intensities add (Thibault & Menzel 2013, eq. 1).
     """
@@ -219,7 +219,7 @@ def object_update(
 
 
 def coverage(shifted_probe: Complex) -> Real:
-    """Illumination of each window, Σ_m |S_f P_m|²: (B, M, N, N) → (B, N, N), photons."""
+    """Illumination of each window, ``Σ_m |S_f P_m|²``: (B, M, N, N) → (B, N, N), photons."""
     return np.asarray(np.sum(shifted_probe.real**2 + shifted_probe.imag**2, axis=1))
 
 
