@@ -32,6 +32,32 @@ def test_convert_keeps_an_existing_file_unless_forced(scan, tmp_path, ptycho):
     assert ptycho("convert", scan, target, "--force", "--json").json["n_patterns"] == 25
 
 
+def test_excluded_frames_are_left_out_before_a_subsample_is_drawn(scan, tmp_path, ptycho):
+    target = tmp_path / "out.npz"
+    assert ptycho("convert", scan, target, "--exclude", "0,3-5").code == 0
+    before, after = read(scan), read(target)
+    kept = [1, 2, *range(6, 25)]
+    np.testing.assert_array_equal(after.positions_px, before.positions_px[kept])
+    np.testing.assert_array_equal(after.diffraction, before.diffraction[kept])
+    outcome = ptycho("convert", scan, target, "--force", "--exclude", "0-19", "--n-subsample", 6)
+    assert outcome.code == 3
+    assert "expected 1 to 5 patterns" in outcome.err
+
+
+@pytest.mark.parametrize("frames", ["3;4", "25", "-3", "2-"])
+def test_exclude_takes_frames_of_the_scan(frames, scan, tmp_path, ptycho):
+    outcome = ptycho("convert", scan, tmp_path / "out.npz", f"--exclude={frames}")
+    assert outcome.code == 3
+    assert outcome.err.startswith("error: --exclude: expected ")
+
+
+def test_excluded_frame_from_a_settings_file(scan, tmp_path, ptycho):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("data:\n  exclude: 7\n")
+    outcome = ptycho("convert", scan, tmp_path / "out.npz", "--config", settings, "--json")
+    assert outcome.json["n_patterns"] == 24
+
+
 def test_convert_takes_data_settings(write_scan, tmp_path, ptycho):
     scan = write_scan("plain.npz", intensity_scale=None)
     outcome = ptycho("convert", scan, tmp_path / "out.npz", "--nphotons", 5000, "--json")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptychoconfig.errors import ConfigError
-from ptychodata.grouping import draw_subsample, group_indices, split_validation
+from ptychodata.grouping import draw_subsample, group_indices, keep_frames, split_validation
 
 
 def grid(side, step=5.0):
@@ -96,3 +96,19 @@ def test_subsample_is_drawn_once_in_scan_order():
     np.testing.assert_array_equal(draw_subsample(5, 5, seed=0), np.arange(5))
     with pytest.raises(ConfigError, match=r"--n-subsample: expected 1 to 100 patterns, found 101"):
         draw_subsample(100, 101, seed=4)
+
+
+def test_excluded_frames_and_ranges_with_both_ends_go():
+    np.testing.assert_array_equal(keep_frames(12, "0,3-5,11"), [1, 2, 6, 7, 8, 9, 10])
+    np.testing.assert_array_equal(keep_frames(3, "1,1-1"), [0, 2])
+
+
+@pytest.mark.parametrize("frames", ["12", "3-12", "5-3"])
+def test_frames_that_the_scan_lacks_cannot_be_excluded(frames):
+    with pytest.raises(ConfigError, match=f"--exclude: expected patterns from 0 to 11.*{frames}"):
+        keep_frames(12, frames)
+
+
+def test_excluding_everything_is_refused():
+    with pytest.raises(ConfigError, match=r"--exclude.*leaves none"):
+        keep_frames(12, "0-11")

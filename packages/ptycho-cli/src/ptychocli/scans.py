@@ -29,11 +29,11 @@ def resolve_data(
 
 
 def read_scans(paths: Sequence[Path], data: DataConfig, console: Console) -> list[Scan]:
-    """Read scans, drawing ``n_subsample`` patterns from each if it is set; say so.
+    """Read scans without the patterns in ``exclude``, and ``n_subsample`` of the rest; say so.
 
     Raises:
         DataError: a file is missing or is no scan.
-        ConfigError: more patterns are to be drawn than a scan holds.
+        ConfigError: patterns are excluded or to be drawn that a scan does not have.
     """
     return [_read(path, data, console) for path in paths]
 
@@ -50,9 +50,21 @@ def _read(path: Path, data: DataConfig, console: Console) -> Scan:
             f"{path}: no photon counts are known, only relative amplitudes; "
             "give the mean photons per pattern with --nphotons"
         )
+    if data.exclude is not None:
+        scan = _exclude(path, scan, data.exclude, console)
     if data.n_subsample is None or data.n_subsample == len(scan):
         return scan
     return _subsample(path, scan, data.n_subsample, data.subsample_seed, console)
+
+
+def _exclude(path: Path, scan: Scan, frames: str, console: Console) -> Scan:
+    from ptychodata.grouping import keep_frames
+
+    index = keep_frames(len(scan), frames)
+    console.note(
+        f"{path}: leaving out {len(scan) - len(index)} of {len(scan)} patterns (--exclude)"
+    )
+    return scan.subset(index)
 
 
 def _subsample(path: Path, scan: Scan, count: int, seed: int, console: Console) -> Scan:

@@ -53,6 +53,11 @@ def _duration(value: object) -> object:
     return value
 
 
+def _as_text(value: object) -> object:
+    """Take a single frame, which YAML reads as a number, as the text it stands for."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _or_with_unit(schema: dict[str, Any]) -> None:
     """Tell the JSON schema that a duration may have a unit."""
     examples = ["90s", "15min", "2h"]
@@ -66,6 +71,11 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Duration = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_duration)]
+Frames = Annotated[
+    str,
+    Field(pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$", examples=["3,10-20"]),
+    BeforeValidator(_as_text),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -134,6 +144,11 @@ class DataConfig(Section):
         None, ge=1, description="Patterns drawn from each scan before grouping; default all."
     )
     subsample_seed: Seed = Field(0, description="Seed of that draw.")
+    exclude: Frames | None = Field(
+        None,
+        description="Patterns to leave out of each scan before anything else: numbers from 0 in "
+        "the file's order, and ranges with both ends.",
+    )
 
 
 class TrainingConfig(Section):

@@ -1,4 +1,4 @@
-"""Which patterns a network sees together: groups, subsamples and the validation split.
+"""Which patterns are used, and which a network sees together: groups, subsamples, splits.
 
 A group is a row of indices into a scan; no pattern is copied.  Every draw takes its generator or
 seed as an argument, so that a result is a function of its inputs alone.
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from ptychoconfig.errors import ConfigError
 
-__all__ = ["draw_subsample", "group_indices", "split_validation"]
+__all__ = ["draw_subsample", "group_indices", "keep_frames", "split_validation"]
 
 Indices = NDArray[np.int64]
 
@@ -123,6 +123,33 @@ def _redraw_repeats(
             chosen[row] = rng.permutation(neighbors)[:members]
         mine.add(frozenset(chosen[row].tolist()))
         assert len(mine) <= bound
+
+
+def keep_frames(count: int, exclude: str) -> Indices:
+    """Patterns of a scan that remain, in its order.
+
+    Args:
+        count: P.
+        exclude: numbers from 0 and ranges with both ends, such as ``3,10-20``.
+
+    Raises:
+        ConfigError: a range is backwards or beyond the scan, or nothing remains.
+    """
+    keep = np.ones(count, dtype=np.bool_)
+    for part in exclude.split(","):
+        first, _, last = part.partition("-")
+        start, stop = int(first), int(last or first)
+        if not start <= stop < count:
+            raise ConfigError(
+                f"--exclude: expected patterns from 0 to {count - 1} and ranges like 10-20, "
+                f"found {part}; correct it"
+            )
+        keep[start : stop + 1] = False
+    if not keep.any():
+        raise ConfigError(
+            f"--exclude: expected to leave some of {count} patterns, found {exclude} leaves none"
+        )
+    return np.flatnonzero(keep).astype(np.int64)
 
 
 def draw_subsample(count: int, n: int, seed: int) -> Indices:
