@@ -24,19 +24,16 @@ from ptychodata.files import atomic_path, dump_json, sha256_of
 if TYPE_CHECKING:
     from ptychoconfig.resolve import Resolved
     from ptychodata.backends import Progress
-    from ptychodata.contracts import Reconstruction
 
 __all__ = [
     "BUNDLE",
-    "RECONSTRUCTION",
     "RunDir",
     "open_run_dir",
     "provenance",
     "refuse_existing",
-    "write_reconstruction",
 ]
 
-BUNDLE, RECONSTRUCTION = "wts.h5.zip", "reconstruction.npz"
+BUNDLE = "wts.h5.zip"
 
 
 class RunDir:
@@ -84,27 +81,6 @@ class RunDir:
             file.write(line)
 
 
-def write_reconstruction(reconstruction: "Reconstruction", folder: Path) -> None:
-    """Write ``reconstruction.npz``, whole or not at all.
-
-    Keys: ``object`` (H, W) complex64, ``coverage`` (H, W) float32, ``origin_yx_px`` (2,),
-    ``pixel_size_m`` (NaN = unknown), ``positions_px`` (P, 2) and ``probe`` (M, N, N) complex64.
-    """
-    import numpy as np
-
-    with atomic_path(folder / RECONSTRUCTION) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            object=reconstruction.obj,
-            coverage=reconstruction.coverage,
-            origin_yx_px=reconstruction.origin_yx_px,
-            pixel_size_m=np.float64(reconstruction.pixel_size_m),
-            positions_px=reconstruction.positions_px,
-            probe=reconstruction.probe,
-        )
-
-
 @contextmanager
 def open_run_dir(path: Path, *, force: bool) -> Iterator[RunDir]:
     """Check and create an output folder before any work is done.
@@ -116,6 +92,8 @@ def open_run_dir(path: Path, *, force: bool) -> Iterator[RunDir]:
     Raises:
         ConfigError: it holds a result, is no folder, or cannot be written to.
     """
+    from ptychodata.results import RECONSTRUCTION
+
     for result in (BUNDLE, RECONSTRUCTION):
         if (path / result).exists() and not force:
             raise ConfigError(

@@ -195,7 +195,7 @@ def _metrics(reconstruction: "Reconstruction", scan: "Scan") -> dict[str, Any]:
 
 def _write(reconstruction: "Reconstruction", metrics: Mapping[str, Any], run: "RunDir") -> None:
     from ptychocli.pictures import write_pictures
-    from ptychocli.rundir import write_reconstruction
+    from ptychodata.results import write_reconstruction
 
     write_pictures(reconstruction, run.path)
     run.write_json("metrics.json", metrics)

@@ -1,0 +1,113 @@
+"""Reconstructions on disk: ``reconstruction.npz``, written and read in one place."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychoconfig.errors import DataError
+
+from .contracts import Reconstruction
+from .files import atomic_path
+from .formats.source import Source, open_source
+
+__all__ = ["RECONSTRUCTION", "read_reconstruction", "write_reconstruction"]
+
+RECONSTRUCTION = "reconstruction.npz"
+
+_KINDS = {"c": "complex values", "f": "real values"}
+_REMEDY = "give a reconstruction.npz that ptycho wrote, or the folder that holds it"
+
+
+def write_reconstruction(reconstruction: Reconstruction, folder: str | os.PathLike[str]) -> None:
+    """Write ``reconstruction.npz`` into a folder, whole or not at all.
+
+    Keys: ``object`` (H, W) complex64, ``coverage`` (H, W) float32, ``origin_yx_px`` (2,),
+    ``pixel_size_m`` (NaN = unknown), ``positions_px`` (P, 2) and ``probe`` (M, N, N) complex64,
+    as in ``Reconstruction``.
+
+    Raises:
+        ConfigError: the place is not writable.
+    """
+    with atomic_path(Path(folder) / RECONSTRUCTION) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            object=reconstruction.obj,
+            coverage=reconstruction.coverage,
+            origin_yx_px=reconstruction.origin_yx_px,
+            pixel_size_m=np.float64(reconstruction.pixel_size_m),
+            positions_px=reconstruction.positions_px,
+            probe=reconstruction.probe,
+        )
+
+
+def read_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
+    """Read a reconstruction that ptycho wrote.
+
+    Args:
+        path: a ``reconstruction.npz``, or the folder that holds one.
+
+    Returns:
+        What was written, but for where the probe came from, which the file does not say.
+
+    Raises:
+        DataError: there is none, or a key is missing, of the wrong shape or not finite.
+    """
+    file = Path(path) / RECONSTRUCTION if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}: expected a reconstruction, found nothing there; {_REMEDY}")
+    with open_source(file) as source:
+        obj = _array(source, "object", "c", 2)
+        if obj.size == 0:
+            raise _refuse(source, "object", "pixels", obj.shape)
+        probe = _array(source, "probe", "c", 3)
+        if 0 in probe.shape or probe.shape[1] != probe.shape[2]:
+            raise _refuse(source, "probe", "modes of shape (M, N, N)", probe.shape)
+        pixel_size_m = _array(source, "pixel_size_m", "f", 0, finite=False)
+        return Reconstruction(
+            obj=obj.astype(np.complex64),
+            coverage=_array(source, "coverage", "f", 2, obj.shape).astype(np.float32),
+            origin_yx_px=_array(source, "origin_yx_px", "f", 1, (2,)),
+            positions_px=_positions(source),
+            probe=probe.astype(np.complex64),
+            pixel_size_m=float(pixel_size_m),
+        )
+
+
+def _positions(source: Source) -> NDArray[np.float64]:
+    positions = _array(source, "positions_px", "f", 2)
+    if positions.shape[1] != 2 or len(positions) == 0:
+        raise _refuse(source, "positions_px", "shape (P, 2) with P > 0", positions.shape)
+    return positions
+
+
+def _array(
+    source: Source,
+    key: str,
+    kind: str,
+    axes: int,
+    shape: tuple[int, ...] | None = None,
+    *,
+    finite: bool = True,
+) -> NDArray[Any]:
+    """The array ``key``, in double precision, once it is what it must be."""
+    if key not in source.members:
+        found = ", ".join(sorted(source.members)) or "no keys at all"
+        raise DataError(f"{source.path}: expected the key {key!r}, found {found}; {_REMEDY}")
+    member = source.members[key]
+    if member.dtype.kind not in (kind, "f"):
+        raise _refuse(source, key, _KINDS[kind], member.dtype)
+    if len(member.shape) != axes or shape not in (None, member.shape):
+        wanted = f"{axes} axes" if shape is None else f"shape {shape}"
+        raise _refuse(source, key, wanted, f"shape {member.shape}")
+    array = source.array(key).astype(np.complex128 if kind == "c" else np.float64)
+    if finite and not np.isfinite(array).all():
+        raise _refuse(source, key, "finite values", "NaN or infinity")
+    return array
+
+
+def _refuse(source: Source, key: str, expected: str, found: object) -> DataError:
+    return DataError(f"{source.path}: key {key!r}: expected {expected}, found {found}; {_REMEDY}")

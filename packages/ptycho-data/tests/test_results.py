@@ -1,0 +1,77 @@
+"""Reconstructions: read back as written, and refused with the reason when broken."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from ptychoconfig.errors import DataError
+from ptychodata.contracts import Reconstruction
+from ptychodata.results import read_reconstruction, write_reconstruction
+
+
+def image(pixel_size_m=1.5e-8):
+    rng = np.random.default_rng(0)
+    return Reconstruction(
+        obj=(rng.normal(size=(20, 30)) + 1j * rng.normal(size=(20, 30))).astype(np.complex64),
+        coverage=rng.random((20, 30)).astype(np.float32),
+        origin_yx_px=np.array([-3.0, 4.0]),
+        positions_px=rng.uniform(0, 20, size=(5, 2)),
+        probe=rng.normal(size=(2, 8, 8)).astype(np.complex64),
+        pixel_size_m=pixel_size_m,
+    )
+
+
+@pytest.mark.parametrize("pixel_size_m", [1.5e-8, float("nan")])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_what_was_written_is_read(tmp_path, pixel_size_m, by_folder):
+    write_reconstruction(written := image(pixel_size_m), tmp_path)
+    read = read_reconstruction(tmp_path if by_folder else tmp_path / "reconstruction.npz")
+    for field in fields(Reconstruction):
+        if field.name != "probe_source":
+            mine, other = getattr(written, field.name), getattr(read, field.name)
+            np.testing.assert_array_equal(mine, other)
+            assert np.asarray(mine).dtype == np.asarray(other).dtype
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    file = tmp_path / "reconstruction.npz"
+    write_reconstruction(image(), tmp_path)
+    first = file.read_bytes()
+    write_reconstruction(image(), tmp_path)
+    assert file.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("probe", None, "expected the key 'probe', found coverage"),
+        ("object", np.ones((4, 4, 4), complex), "2 axes"),
+        ("object", np.ones((0, 4), complex), "pixels"),
+        ("object", np.full((20, 30), np.nan + 0j), "NaN"),
+        ("object", np.array([["a"]]), "complex values"),
+        ("coverage", np.ones((3, 3)), r"shape \(20, 30\)"),
+        ("positions_px", np.ones((0, 2)), "P > 0"),
+        ("positions_px", np.ones((4, 3)), r"\(P, 2\)"),
+        ("origin_yx_px", np.full(2, np.inf), "finite"),
+        ("probe", np.ones((1, 4, 6), complex), r"\(M, N, N\)"),
+        ("pixel_size_m", np.ones(2), "0 axes"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path, key, value, told):
+    file = tmp_path / "reconstruction.npz"
+    write_reconstruction(image(), tmp_path)
+    with np.load(file) as found:
+        arrays = {**found}
+    arrays[key] = value
+    np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(DataError, match=told):
+        read_reconstruction(file)
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"reconstruction\.npz"):
+        read_reconstruction(tmp_path)
+    (tmp_path / "note.npz").write_text("no archive")
+    with pytest.raises(DataError, match="no keys at all"):
+        read_reconstruction(tmp_path / "note.npz")
