@@ -87,8 +87,10 @@ def random_scan(seed: int, domain: str, dtype: str, scale: float | None, modes: 
         object_pixel_m=1e-8 if seed % 2 else float("nan"),
         photon_energy_eV=8e3 if seed % 2 else float("nan"),
         truth=np.full((50, 60), 1 - 2j, np.complex64) if seed % 2 else None,
+        true_positions_px=rng.uniform(0, 40, (P, 2)) if seed % 2 else None,
         name="scan",
         notes=("made for a test",),
+        provenance={"seed": seed, "of": {"a": [1.5, None]}} if seed % 2 else {},
     )
 
 

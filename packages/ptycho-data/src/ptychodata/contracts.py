@@ -10,7 +10,7 @@ Notation and units, everywhere in ``ptycho``:
 - The probe is in √photons, the object is a dimensionless complex transmission.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -50,8 +50,12 @@ class Scan:
         object_pixel_m, photon_energy_eV, detector_distance_m, detector_pixel_m: geometry in SI
             units (energy in eV), NaN where unknown.
         truth: (H, W) complex64 known object, whose pixel [0, 0] is at position (0, 0).
+        true_positions_px: (P, 2) float64 where the probe really was, known of a simulated scan
+            whose recorded positions are in error; to score against, never used otherwise.
         name: what to call the scan in messages and file names.
         notes: what the reader inferred, assumed or dropped, one sentence each.
+        provenance: how the scan came to be, such as the settings and seed of a simulation: JSON
+            values, kept by the canonical NPZ.
 
     Raises:
         DataError: a shape, dtype or value does not fit the contract.
@@ -71,8 +75,10 @@ class Scan:
     detector_distance_m: float = float("nan")
     detector_pixel_m: float = float("nan")
     truth: NDArray[np.complex64] | None = None
+    true_positions_px: NDArray[np.float64] | None = None
     name: str = "scan"
     notes: tuple[str, ...] = field(default=())
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -155,6 +161,9 @@ class Scan:
             positions_px=self.positions_px[index],
             mask=self.valid(index),
             scan_index=None if self.scan_index is None else self.scan_index[index],
+            true_positions_px=(
+                None if self.true_positions_px is None else self.true_positions_px[index]
+            ),
         )
 
 
@@ -208,6 +217,9 @@ def _validate(scan: Scan) -> None:
         f"positions of shape {scan.positions_px.shape}",
     )
     expect(bool(np.isfinite(scan.positions_px).all()), "finite positions", "NaN or infinity")
+    if (true := scan.true_positions_px) is not None:
+        expect(true.shape == (count, 2), f"true positions of shape ({count}, 2)", true.shape)
+        expect(bool(np.isfinite(true).all()), "finite true positions", "NaN or infinity")
     if scan.probe is not None:
         expect(
             scan.probe.ndim == 3 and scan.probe.shape[1:] == (side, side),

@@ -42,6 +42,7 @@ _READ = {
     *(key for keys in _GEOMETRY.values() for key in keys),
     *("probeGuess", "xcoords", "ycoords", "objectGuess", "scan_index", "axes", "_metadata"),
     *("domain", "intensity_scale", "nphotons", "probe_power", "mask", "bad_pixels", "background"),
+    *("xcoords_true", "ycoords_true"),
 }
 
 
@@ -76,7 +77,7 @@ def read(source: Source) -> Recorded:
         where=str(source.path),
         key=key,
         diffraction=np.moveaxis(patterns, axis, 0),
-        positions_px=_positions(source),
+        positions_px=_positions(source, "ycoords", "xcoords"),
         probe=_probe(source, (side := patterns.shape[1])),
         domain=cast(Domain | None, _choice(source, "domain", ("counts", "amplitude"))),
         intensity_scale=_scalar(source, "intensity_scale"),
@@ -86,9 +87,11 @@ def read(source: Source) -> Recorded:
         background=_background(source, side),
         scan_index=_scan_index(source),
         truth=_truth(source),
+        true_positions_px=_true_positions(source),
         geometry=_geometry(source),
         notes=notes,
         stored_notes=_stored_notes(metadata),
+        provenance=_provenance(metadata),
     )
 
 
@@ -184,18 +187,27 @@ def _count(source: Source) -> int:
     return math.prod(source.members["xcoords"].shape)
 
 
-def _positions(source: Source) -> NDArray[np.float64]:
+def _positions(source: Source, *keys: str) -> NDArray[np.float64]:
     columns = []
-    for key in ("ycoords", "xcoords"):
+    for key in keys:
         column = _finite(source, key, _numeric(source, key, "uif", "real coordinates in pixels"))
         if max(column.shape, default=1) != column.size:
             raise _refuse(source, key, "one value per pattern", column.shape, "flatten it")
         columns.append(column.reshape(-1).astype(np.float64))
     if len(columns[0]) != len(columns[1]):
         raise _refuse(
-            source, "ycoords", f"{len(columns[1])} values as in 'xcoords'", len(columns[0]), "match"
+            source, keys[0], f"{len(columns[1])} values as in {keys[1]!r}", len(columns[0]), "match"
         )
     return np.stack(columns, axis=1)
+
+
+def _true_positions(source: Source) -> NDArray[np.float64] | None:
+    if not {"ycoords_true", "xcoords_true"} & source.members.keys():
+        return None
+    positions = _positions(source, "ycoords_true", "xcoords_true")
+    if len(positions) != _count(source):
+        raise _refuse(source, "xcoords_true", f"{_count(source)} values", len(positions), "match")
+    return positions
 
 
 def _probe_shape(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -344,6 +356,11 @@ def _stored_notes(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(note) for note in notes) if isinstance(notes, list) else ()
 
 
+def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    found = metadata.get("provenance")
+    return found if isinstance(found, dict) else {}
+
+
 def write(scan: Scan, path: str | os.PathLike[str]) -> None:
     """Write a scan as canonical NPZ, uncompressed and byte-identical for identical scans.
 
@@ -370,13 +387,19 @@ def _arrays(scan: Scan) -> dict[str, NDArray[Any]]:
         "probeGuess": _unscaled_probe(scan),
         "xcoords": scan.positions_px[:, 1],
         "ycoords": scan.positions_px[:, 0],
+        "xcoords_true": None if scan.true_positions_px is None else scan.true_positions_px[:, 1],
+        "ycoords_true": None if scan.true_positions_px is None else scan.true_positions_px[:, 0],
         "mask": scan.mask,
         "background": scan.background,
         "scan_index": scan.scan_index,
         "objectGuess": scan.truth,
         **{name: _unless_nan(getattr(scan, name)) for name in _GEOMETRY},
         "_metadata": dump_json(
-            {"written_by": f"ptycho-data {ptychodata.__version__}", "notes": scan.notes}
+            {
+                "written_by": f"ptycho-data {ptychodata.__version__}",
+                "notes": scan.notes,
+                "provenance": scan.provenance,
+            }
         ),
     }
     return {key: np.asarray(value) for key, value in known.items() if value is not None}

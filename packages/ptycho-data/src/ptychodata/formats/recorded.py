@@ -57,9 +57,11 @@ class Recorded:
     background: NDArray[Any] | None = None
     scan_index: NDArray[np.int64] | None = None
     truth: NDArray[Any] | None = None
+    true_positions_px: NDArray[Any] | None = None
     geometry: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     stored_notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan:
@@ -83,9 +85,11 @@ def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan
         background=_real(recorded.background),
         scan_index=recorded.scan_index,
         truth=_truth(recorded),
+        true_positions_px=recorded.true_positions_px,
         **_geometry(recorded, patterns.shape[-1]),
         name=name,
         notes=tuple(dict.fromkeys((*recorded.stored_notes, *recorded.notes))),
+        provenance=recorded.provenance,
     )
 
 
