@@ -23,7 +23,15 @@ from ptychoconfig.errors import DataError
 from . import physics
 from .contracts import Scan
 
-__all__ = ["Gauge", "align_gauge", "amplitude_ssim", "phase_ssim", "residuals", "score"]
+__all__ = [
+    "Gauge",
+    "align_gauge",
+    "amplitude_ssim",
+    "common_box",
+    "phase_ssim",
+    "residuals",
+    "score",
+]
 
 Complex = NDArray[np.complex128]
 Real = NDArray[np.float64]
@@ -245,7 +253,7 @@ def score(
         DataError: the two objects do not both hold the box.
     """
     origins = np.array([origin_yx_px, truth_origin_yx_px], dtype=np.float64)
-    low, high, margin = _box(origins, (obj.shape, truth.shape), positions_px)
+    low, high, margin = common_box(origins, (obj.shape, truth.shape), positions_px)
     crops = [
         image[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
         for image, first, last in zip((obj, truth), low - margin, high + margin, strict=True)
@@ -284,10 +292,23 @@ def _figures(ours: Complex, truth: Complex) -> dict[str, float]:
     }
 
 
-def _box(
+def common_box(
     origins: Real, shapes: tuple[tuple[int, ...], ...], positions_px: Real
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Corners of the box of the probe centres in each object, (2, 2), and the margin around it."""
+    """The box of the probe centres, at least 16 pixels wide, in each of some objects.
+
+    Args:
+        origins: (K, 2) positions of the objects' pixels [0, 0].
+        shapes: their (H, W).
+        positions_px: (P, 2) probe centres (y, x).
+
+    Returns:
+        Its first rows and columns, (K, 2), those after its last, (K, 2), and the margin that all
+        of the objects have around it, at most 32 pixels.
+
+    Raises:
+        DataError: an object does not hold the box.
+    """
     centre = (positions_px.min(axis=0) + positions_px.max(axis=0)) / 2
     half = np.maximum(np.ptp(positions_px, axis=0) / 2, _MIN_BOX_PX / 2)
     size = np.floor(2 * half).astype(np.int64) + 1
@@ -296,9 +317,9 @@ def _box(
     spare = min(int(low.min()), int((np.array(shapes) - high).min()))
     if spare < 0:
         raise DataError(
-            f"expected two objects that both hold the box of the probe centres, {size[0]} × "
-            f"{size[1]} pixels, found shapes {shapes[0]} and {shapes[1]} with pixel [0, 0] at "
-            f"{origins[0].tolist()} and {origins[1].tolist()}; check the origins"
+            f"expected objects that all hold the box of the probe centres, {size[0]} × "
+            f"{size[1]} pixels, found shapes {', '.join(map(str, shapes))} with pixel [0, 0] at "
+            f"{', '.join(str(origin.tolist()) for origin in origins)}; check the origins"
         )
     return low, high, min(spare, _MARGIN_PX)
 
