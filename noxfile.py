@@ -29,6 +29,9 @@ TOOLS = nox.project.load_toml("pyproject.toml")
 PINNED = ("torch==2.13.0", "h5py==3.14.0")
 """What ``lock`` holds fixed: the tested Torch, and the newest h5py that TensorFlow 2.21 accepts."""
 
+PTYCHI = "ptychi==2.2.0"
+"""The tested version of the other engine."""
+
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 """One thread per process: tests run two at a time, and small kernels are fastest so."""
 
@@ -176,6 +179,17 @@ def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
             "--force",
         )
         session.run(ptycho, *train, external=True)
+
+
+@nox.session(name="ptychi-env", default=False)
+def ptychi_env(session: nox.Session) -> None:
+    """Make an environment with pty-chi, for `ptycho reconstruct --engine pty-chi`."""
+    session.install(*CONSTRAINTS, "-r", "benchmarks/ptychi-requirements.txt")
+    session.install("--no-deps", PTYCHI)  # its torchvision would bring another Torch
+    python = Path(session.bin, "python")
+    worker = ROOT / "packages/ptycho-data/src/ptychodata/engines/scripts/ptychi_worker.py"
+    session.run(str(python), "-P", str(worker), "--check")
+    session.log(f"Use it with --engine-python {python} or PTYCHO_PTYCHI_PYTHON={python}")
 
 
 @nox.session(default=False, reuse_venv=False)

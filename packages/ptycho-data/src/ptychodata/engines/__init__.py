@@ -1,0 +1,1 @@
+"""Other programs that reconstruct the same ``Scan``, each in an interpreter of its own."""
