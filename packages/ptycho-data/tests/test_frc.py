@@ -27,7 +27,7 @@ def test_identical_images_agree_down_to_the_pixel():
     assert found.resolution_px == found.one_seventh_px == found.one_half_px == 2
     assert found.frequency[-1] == 0.5
     assert found.as_dict()["resolution_m"] == pytest.approx(1e-8)
-    assert found.describe() == "2 px (1e-08 m)"
+    assert found.describe() == "2 px (10 nm)"
 
 
 @pytest.mark.parametrize("side", [33, 128])

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from ptychoconfig.errors import DataError
 from ptychoconfig.schema import SimulationConfig
-from ptychodata.metrics import align_gauge, amplitude_ssim, phase_ssim, residuals, score
+from ptychodata.metrics import (
+    align_gauge,
+    amplitude_ssim,
+    compare,
+    misfit,
+    phase_ssim,
+    residuals,
+    score,
+)
 from ptychodata.simulate import lines_object, simulate
 
 SHAPE = (130, 121)
@@ -183,3 +191,35 @@ def test_masked_pixels_do_not_count():
 def test_without_dose_there_is_no_floor():
     scan = replace(simulate(SimulationConfig(N=32, n_patterns=20)), intensity_scale=None)
     assert set(residuals(scan.truth, np.zeros(2), scan, scan.photon_probe)) == {"r_factor"}
+
+
+def test_misfit_tells_which_pattern_and_which_pixel():
+    """By hand: √I is one more than √λ in one pixel of one pattern."""
+    scan = simulate(SimulationConfig(N=32, n_patterns=20, noise=False))
+    counts = np.array(scan.counts(), dtype=np.float64)
+    root = np.sqrt(counts[7])
+    root[16, 9] += 1
+    counts[7] = root**2
+    found = misfit(scan.truth, np.zeros(2), replace(scan, diffraction=counts), scan.photon_probe)
+    assert found.r_factors.argmax() == 7
+    assert found.r_factors[7] == pytest.approx(1 / root.sum(), rel=1e-2)
+    assert np.delete(found.r_factors, 7).max() < 1e-3 / root.sum() * 20
+    assert np.unravel_index(found.detector.argmax(), (32, 32)) == (16, 9)
+    assert found.detector[16, 9] == pytest.approx(1 / 20, rel=1e-2)
+
+
+def test_shuffled_patterns_raise_r():
+    scan = simulate(SimulationConfig(N=32, n_patterns=50, nphotons=1e8))
+    order = np.random.default_rng(0).permutation(50)
+    shuffled = replace(scan, diffraction=np.asarray(scan.diffraction)[order])
+    right = residuals(scan.truth, np.zeros(2), scan, scan.photon_probe)
+    wrong = residuals(scan.truth, np.zeros(2), shuffled, scan.photon_probe)
+    assert wrong["r_factor"] > 2 * right["r_factor"] and wrong["deviance_ratio"] > 10
+
+
+def test_comparison_returns_both_over_the_box():
+    moved = bent(waves((0.3, -0.45)), 40j, (0.05, -0.02))
+    found = compare((moved, waves()), np.zeros((2, 2)), BOX)
+    np.testing.assert_array_equal(found.truth, waves()[32:98, 32:89])
+    assert np.abs(found.obj - found.truth).max() < 0.01
+    assert found.scores == score(moved, np.zeros(2), waves(), BOX)

@@ -15,6 +15,7 @@ from ptychoconfig.payloads import InferencePayload, TrainingPayload
 from ptychodata.backends import Progress, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
+from ptychodata.trust import training_statistics
 
 
 class StubBackend:
@@ -45,8 +46,8 @@ class StubBackend:
             if should_stop():
                 break
         (run_dir / "metrics.csv").write_text("epoch,train_loss\n")
-        power = sum(float(np.sum(np.abs(scan.photon_probe) ** 2)) for scan in scans)
         mean = sum(scan.mean_photons for scan in scans)
+        power = sum(float(np.sum(np.abs(scan.photon_probe) ** 2)) for scan in scans)
         return Bundle(
             backend="stub",
             config={
@@ -57,7 +58,7 @@ class StubBackend:
             probes=tuple(scan.photon_probe for scan in scans),
             probe_learned=False,
             history={"train_loss": losses},
-            statistics={"mean_photons": mean / len(scans)},
+            statistics={"n_patterns": float(sum(map(len, scans))), **training_statistics(scans)},
             versions={"ptychostub": "0.0"},
         )
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from ptychoconfig.schema import (
         DataConfig,
+        EvaluationConfig,
         ExecutionConfig,
         InferenceConfig,
         ModelConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DataError",
+    "EvaluationConfig",
     "ExecutionConfig",
     "InferenceConfig",
     "InferencePayload",
@@ -69,6 +71,7 @@ _MODULES = {
     "create_training_payload": "payloads",
     "infer_probe_size": "payloads",
     "DataConfig": "schema",
+    "EvaluationConfig": "schema",
     "ExecutionConfig": "schema",
     "InferenceConfig": "schema",
     "ModelConfig": "schema",

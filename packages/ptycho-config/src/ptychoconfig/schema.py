@@ -5,6 +5,7 @@ page in ``docs/`` all come from these declarations.  A setting lives in one sect
 
 - what changes the result is in ``ModelConfig``, ``DataConfig``, ``TrainingConfig``,
   ``InferenceConfig`` and ``SimulationConfig``; a bundle keeps the first three;
+- how far to trust it is asked in ``EvaluationConfig``, which changes nothing;
 - how it runs is in ``ExecutionConfig``; it is recorded as provenance and never part of a model.
 
 Units stand in the names (``_px``, ``_m``, ``_s``, ``_eV``).  The models are frozen; unknown keys
@@ -28,6 +29,7 @@ __all__ = [
     "ARCHITECTURE_DEFAULTS",
     "SECTIONS",
     "DataConfig",
+    "EvaluationConfig",
     "ExecutionConfig",
     "InferenceConfig",
     "ModelConfig",
@@ -276,6 +278,24 @@ class InferenceConfig(Section):
     )
 
 
+class EvaluationConfig(Section):
+    """How far an image is to be trusted; nothing here changes it."""
+
+    split_half: bool = Field(
+        False,
+        description="Reconstruct each half of the patterns alone too, and correlate the two "
+        "(FRC): how far the result is consistent, for about twice the time.",
+    )
+    min_frc_px: Positive | None = Field(
+        None,
+        description="Fail (exit code 7) unless the halves agree down to periods of this many "
+        "pixels or fewer; implies `split_half`.",
+    )
+    max_r_factor: Positive | None = Field(
+        None, description="Fail (exit code 7) if the residual R is greater than this."
+    )
+
+
 class SimulationConfig(Section):
     """A simulated scan with known truth."""
 
@@ -345,6 +365,7 @@ SECTIONS: dict[str, type[Section]] = {
     "data": DataConfig,
     "training": TrainingConfig,
     "inference": InferenceConfig,
+    "evaluation": EvaluationConfig,
     "simulation": SimulationConfig,
     "execution": ExecutionConfig,
 }

@@ -6,8 +6,9 @@ r"""Fourier ring correlation: down to which length two images of one thing agree
     {\sqrt{\sum |F_1|^2 \sum |F_2|^2}}
 
 over rings of the Fourier transforms of two complex objects, one pixel wide, up to the Nyquist
-frequency.  Before, the second is brought into the gauge of the first, and both lose their mean and
-are tapered by a Hann window, so that neither the edge nor an even background counts as agreement.
+frequency ½ (the last whole ring where a side is odd).  Before, the second is brought into the gauge
+of the first, and both lose their mean and are tapered by a Hann window, so that neither the edge
+nor an even background counts as agreement.
 
 The threshold of half a bit of information is that of M. van Heel & M. Schatz, J. Struct. Biol. 151,
 250 (2005), eq. 17; a ring of n pixels counts as the n (Σw²)² / (A Σw⁴) that the window w leaves
@@ -46,7 +47,7 @@ class FRC:
     """A curve, its thresholds and where it crosses them.
 
     Lengths are full periods; NaN means "not reached": the images have nothing in common that
-    chance would not give.  2 px, the shortest period there is, means that no ring fell below.
+    chance would not give.  The period of the last ring, 2 px, means that none fell below.
 
     Args:
         frequency: (R,) centres of the rings in cycles per pixel, up to ½.
@@ -97,7 +98,7 @@ class FRC:
             return "not reached"
         length = f"{self.resolution_px:.3g} px"
         if np.isfinite(self.pixel_size_m):
-            length += f" ({self.resolution_px * self.pixel_size_m:.3g} m)"
+            length += f" ({self.resolution_px * self.pixel_size_m * 1e9:.3g} nm)"
         return length
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,15 +159,20 @@ def frc(
 
 
 def frc_of(first: Reconstruction, second: Reconstruction) -> FRC:
-    """Correlate two reconstructions of one scan over the box of the probe centres.
+    """Correlate two reconstructions over the box of the probe centres of both.
 
     Raises:
-        DataError: the box is smaller than 16 pixels, or not in both.
+        DataError: one of them does not hold the box.
     """
-    positions = np.concatenate([first.positions_px, second.positions_px])
+    centres = np.array(
+        [[r.positions_px.min(axis=0), r.positions_px.max(axis=0)] for r in (first, second)]
+    )
+    box = np.array([centres[:, 0].max(axis=0), centres[:, 1].min(axis=0)])
+    if (box[0] > box[1]).any():
+        raise DataError("expected two reconstructions of one place, found their scans apart")
     images = (first.obj, second.obj)
     origins = np.array([first.origin_yx_px, second.origin_yx_px])
-    low, high, _ = common_box(origins, (images[0].shape, images[1].shape), positions)
+    low, high, _ = common_box(origins, (images[0].shape, images[1].shape), box)
     crops = [
         image[tuple(map(slice, start, stop))]
         for image, start, stop in zip(images, low.tolist(), high.tolist(), strict=True)

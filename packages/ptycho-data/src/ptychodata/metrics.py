@@ -24,10 +24,14 @@ from . import physics
 from .contracts import Scan
 
 __all__ = [
+    "Comparison",
     "Gauge",
+    "Misfit",
     "align_gauge",
     "amplitude_ssim",
     "common_box",
+    "compare",
+    "misfit",
     "phase_ssim",
     "residuals",
     "score",
@@ -223,6 +227,23 @@ def _psnr_db(known: Real, found: Real) -> float:
     return min(_MAX_PSNR_DB, 20 * np.log10(span / error)) if error > 0 else _MAX_PSNR_DB
 
 
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two objects over one box, in one gauge.
+
+    Args:
+        obj: (h, w) the object, aligned.
+        truth: (h, w) what it is compared with.
+        gauge: what was fitted to align it.
+        scores: as ``score`` returns them.
+    """
+
+    obj: Complex
+    truth: Complex
+    gauge: Gauge
+    scores: dict[str, float]
+
+
 def score(
     obj: NDArray[np.complexfloating],
     origin_yx_px: NDArray[Any],
@@ -253,23 +274,44 @@ def score(
         DataError: the two objects do not both hold the box.
     """
     origins = np.array([origin_yx_px, truth_origin_yx_px], dtype=np.float64)
-    low, high, margin = common_box(origins, (obj.shape, truth.shape), positions_px)
+    return compare((obj, truth), origins, positions_px).scores
+
+
+def compare(
+    images: tuple[NDArray[np.complexfloating], NDArray[np.complexfloating]],
+    origins_yx_px: Real,
+    positions_px: Real,
+) -> Comparison:
+    """Align an object with a known one over the box of the probe centres, and score it.
+
+    Args:
+        images: the object (H, W) and the known one (H', W').
+        origins_yx_px: (2, 2) positions of their pixels [0, 0].
+        positions_px: (P, 2) probe centres (y, x), or the corners of another box.
+
+    Raises:
+        DataError: the two objects do not both hold the box.
+    """
+    shapes = (images[0].shape, images[1].shape)
+    low, high, margin = common_box(origins_yx_px, shapes, positions_px)
     crops = [
         image[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
-        for image, first, last in zip((obj, truth), low - margin, high + margin, strict=True)
+        for image, first, last in zip(images, low - margin, high + margin, strict=True)
     ]
     inner = tuple(slice(margin, side - margin) for side in crops[0].shape)
     weight = np.zeros(crops[0].shape)
     weight[inner] = 1
-    ours, gauge = align_gauge(_faded(crops[0], inner, margin), crops[1], weight)
-    found = _figures(ours[inner], crops[1][inner].astype(np.complex128)) | {
+    aligned, gauge = align_gauge(_faded(crops[0], inner, margin), crops[1], weight)
+    ours, truth = aligned[inner], crops[1][inner].astype(np.complex128)
+    found = _figures(ours, truth) | {
         "scale": abs(gauge.factor),
         "shift_y_px": gauge.shift_px[0],
         "shift_x_px": gauge.shift_px[1],
         "ramp_y_rad_per_px": gauge.ramp_rad_per_px[0],
         "ramp_x_rad_per_px": gauge.ramp_rad_per_px[1],
     }
-    return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+    scores = {name: float(value) for name, value in found.items() if np.isfinite(value)}
+    return Comparison(ours, truth, gauge, scores)
 
 
 def _figures(ours: Complex, truth: Complex) -> dict[str, float]:
@@ -338,35 +380,69 @@ def _faded(
     return np.asarray(mean + blend * (image - mean))
 
 
+@dataclass(frozen=True, eq=False)
+class Misfit:
+    """Where a model of the patterns and the patterns differ.
+
+    Args:
+        r_factors: (P,) R of each pattern alone; 0 for one without light.
+        detector: (N, N) mean of |√I − √λ| over the patterns, in √photons; 0 where all are masked.
+        residuals: figures of the whole scan, as ``residuals`` returns them.
+    """
+
+    r_factors: Real
+    detector: Real
+    residuals: dict[str, float]
+
+
 def residuals(
     obj: NDArray[np.complexfloating],
     origin_yx_px: NDArray[Any],
     scan: Scan,
     probe: NDArray[np.complexfloating],
 ) -> dict[str, float]:
-    """How well object and probe explain the patterns, in batches.
-
-    Args:
-        obj: (H, W) object.
-        origin_yx_px: (2,) position of its pixel [0, 0], in the scan's coordinates.
-        scan: the patterns.
-        probe: (M, N, N) modes in √photons.
+    """How well object and probe explain the patterns: the figures of ``misfit`` alone.
 
     Returns:
         ``r_factor``, and for a scan of known dose ``poisson_floor``, what it would be if λ were
         right and only photon noise remained, and ``deviance_ratio``, the Poisson deviance over
         its expectation under λ, 1 for a perfect model.
     """
-    sums = np.zeros(5)
+    return misfit(obj, origin_yx_px, scan, probe).residuals
+
+
+def misfit(
+    obj: NDArray[np.complexfloating],
+    origin_yx_px: NDArray[Any],
+    scan: Scan,
+    probe: NDArray[np.complexfloating],
+) -> Misfit:
+    """Compare the patterns with those that object and probe imply, in batches.
+
+    Args:
+        obj: (H, W) object.
+        origin_yx_px: (2,) position of its pixel [0, 0], in the scan's coordinates.
+        scan: the patterns.
+        probe: (M, N, N) modes in √photons.
+    """
+    sums, detector = np.zeros((len(scan), 5)), np.zeros((2, scan.N, scan.N))
     for part in _chunks(len(scan), scan.N):
         positions = scan.positions_px[part] - np.asarray(origin_yx_px, dtype=np.float64)
         rate = physics.forward(obj, probe, positions, scan.background)
-        sums += _misfits(rate, scan.counts(part), scan.valid(part), scan.has_dose)
-    error, amplitude, floor, deviance, expected = sums.tolist()
+        counts, valid = scan.counts(part), scan.valid(part)
+        weight = np.broadcast_to(1.0 if valid is None else valid, counts.shape)
+        error = weight * np.abs(np.sqrt(counts) - np.sqrt(rate))
+        detector += error.sum(axis=0), weight.sum(axis=0)
+        sums[part] = _misfits(error, rate, counts, weight, scan.has_dose)
+    error, amplitude, floor, deviance, expected = sums.sum(axis=0).tolist()
     found = {"r_factor": error / amplitude}
     if scan.has_dose:
         found |= {"poisson_floor": floor / amplitude, "deviance_ratio": deviance / expected}
-    return found
+    return Misfit(
+        r_factors=np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(scan)), where=sums[:, 1] > 0),
+        detector=detector[0] / np.maximum(detector[1], 1),
+        residuals=found,
+    )
 
 
 def _chunks(count: int, side: int) -> Iterator[slice]:
@@ -375,17 +451,18 @@ def _chunks(count: int, side: int) -> Iterator[slice]:
 
 
 def _misfits(
-    rate: NDArray[Any], counts: NDArray[Any], valid: NDArray[np.bool_] | None, noise: bool
+    error: NDArray[Any], rate: NDArray[Any], counts: NDArray[Any], weight: NDArray[Any], noise: bool
 ) -> Real:
-    """Σ|√I − √λ|, Σ√I, and with ``noise`` E Σ|√I − √λ|, deviance and its expectation."""
-    weight = np.broadcast_to(1.0 if valid is None else valid, counts.shape)
-    amplitude = float(np.sum(weight * np.sqrt(counts), dtype=np.float64))
-    error = physics.r_factor(rate, counts, valid) * amplitude
-    if not noise:
-        return np.array([error, amplitude, 0, 0, 0])
-    deviance = physics.poisson_deviance(rate, counts, 1.0, valid) * len(counts)
-    expected = [float(np.sum(weight * f(rate), dtype=np.float64)) for f in _EXPECTATIONS]
-    return np.array([error, amplitude, expected[0], deviance, expected[1]])
+    """Σ|√I − √λ|, Σ√I, and with ``noise`` E Σ|√I − √λ|, deviance and its expectation: (B, 5)."""
+    found = np.zeros((len(counts), 5))
+    terms = {0: error, 1: weight * np.sqrt(counts)}
+    if noise:
+        terms |= {i: weight * f(rate) for i, f in zip((2, 4), _EXPECTATIONS, strict=True)}
+        each = zip(rate[:, None], counts[:, None], weight[:, None], strict=True)
+        found[:, 3] = [physics.poisson_deviance(r, n, 1.0, w) for r, n, w in each]
+    for column, values in terms.items():
+        found[:, column] = np.sum(values, axis=(1, 2), dtype=np.float64)
+    return found
 
 
 def _expectation(of: Callable[[Real, Real], Real]) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -31,6 +31,7 @@ from ptychoconfig.schema import TrainingConfig
 from ptychodata.backends import Progress, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
+from ptychodata.trust import training_statistics
 
 from . import __version__, physics
 from .batches import Batch, split_scans, training_loader, validation_loader
@@ -378,6 +379,7 @@ def _bundle(
             "mean_photons": float(photons.mean()),
             "n_patterns": float(len(photons)),
             "n_scans": float(len(scans)),
+            **training_statistics(scans),
         },
         versions={
             "ptycho-config": ptychoconfig.__version__,

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptychocli.console import Console, duration
+from ptychocli.console import Console
 from ptychocli.options import (
     ConfigOption,
     ForceOption,
@@ -20,13 +21,13 @@ from ptychocli.options import (
     given,
     settings_from,
 )
+from ptychocli.results import Records, assess, conclude, pass_gates, resolve_evaluation
 from ptychoconfig.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptychocli.rundir import RunDir
     from ptychoconfig.payloads import InferencePayload
     from ptychoconfig.resolve import Resolved
-    from ptychoconfig.schema import DataConfig
+    from ptychoconfig.schema import DataConfig, EvaluationConfig
     from ptychodata.backends import Backend
     from ptychodata.bundle import Bundle
     from ptychodata.contracts import Reconstruction, Scan
@@ -37,7 +38,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-@settings_from(("inference", "data", "execution"))
+@settings_from(("inference", "data", "evaluation", "execution"))
 def infer(
     bundle: Annotated[Path, typer.Argument(help="Folder of a training run, or its wts.h5.zip.")],
     scans: ScansArgument,
@@ -68,6 +69,7 @@ def infer(
             console=console,
         )
         console.finish(outcomes[0] if len(outcomes) == 1 else {"scans": outcomes})
+        pass_gates(outcomes)
 
 
 def run_inference(
@@ -109,7 +111,7 @@ def run_inference(
         bundle = read_bundle(bundle_path)
         name = backend or bundle.backend
         find_backend(name)
-        data, payload, resolved = _settle(bundle, settings, config_file)
+        data, payload, evaluation, resolved = _settle(bundle, settings, config_file)
         for path in paths[1:]:  # a bad last one is told before the first is reconstructed
             read_shapes(path)
         trained = {"path": str(bundle_path), "trained_with": bundle.versions}
@@ -118,19 +120,28 @@ def run_inference(
             with console.keeping(run):
                 [scan] = read_scans([path], data, console)
                 engine = load_backend(name)
-                reconstruction, seconds = _infer(engine, bundle, scan, payload, run, console)
-                metrics = _metrics(reconstruction, scan) | {"seconds": seconds}
-                run.write_records(resolved, provenance([path], backend=name, bundle=trained))
-                _write(reconstruction, metrics, run)
-                _print(metrics, run, console)
-                outcomes.append({"output_dir": str(run.path), "scan": str(path), **metrics})
+                run.begin()
+                again = partial(_infer, engine, bundle, payload, console)
+                started = monotonic()
+                image = again(scan)
+                seconds = monotonic() - started
+                found = assess(
+                    *(image, scan, evaluation),
+                    seconds=seconds,
+                    again=again,
+                    trained_on=bundle.statistics,
+                )
+                origin = provenance([path], backend=name, bundle=trained)
+                records = Records(resolved, origin, bundle.history)
+                outcome = conclude(found, records, evaluation, run, console)
+                outcomes.append({"scan": str(path), **outcome})
         return outcomes
 
 
 def _settle(
     bundle: "Bundle", settings: Mapping[str, Any], config_file: Path | None
-) -> "tuple[DataConfig, InferencePayload, Resolved]":
-    """Resolve every setting: how to read a scan, and how to apply the bundle."""
+) -> "tuple[DataConfig, InferencePayload, EvaluationConfig, Resolved]":
+    """Resolve every setting: how to read a scan, apply the bundle, and judge the result."""
     from ptychocli.scans import resolve_data
     from ptychoconfig.payloads import create_inference_payload
 
@@ -140,13 +151,15 @@ def _settle(
         flags=given(settings, "inference", "execution"),
         config_file=config_file,
     )
+    evaluation, resolved_evaluation = resolve_evaluation(settings, config_file)
     resolved = payload.resolved()
+    parts = (resolved, resolved_data, resolved_evaluation)
     joined = replace(
         resolved,
-        sections={**resolved.sections, **resolved_data.sections},
-        sources={**resolved.sources, **resolved_data.sources},
+        sections={name: model for part in parts for name, model in part.sections.items()},
+        sources={name: source for part in parts for name, source in part.sources.items()},
     )
-    return data, payload, joined
+    return data, payload, evaluation, joined
 
 
 def _folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
@@ -164,50 +177,7 @@ def _folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
 
 
 def _infer(
-    engine: "Backend",
-    bundle: "Bundle",
-    scan: "Scan",
-    payload: "InferencePayload",
-    run: "RunDir",
-    console: Console,
-) -> "tuple[Reconstruction, float]":
-    run.begin()
-    started = monotonic()
+    engine: "Backend", bundle: "Bundle", payload: "InferencePayload", console: Console, scan: "Scan"
+) -> "Reconstruction":
     with console.progress() as report:
-        reconstruction = engine.infer(bundle, scan, payload, report)
-    return reconstruction, monotonic() - started
-
-
-def _metrics(reconstruction: "Reconstruction", scan: "Scan") -> dict[str, Any]:
-    """How well the image explains the patterns, and matches the known object if there is one."""
-    from ptychodata.metrics import residuals, score
-
-    obj, origin = reconstruction.obj, reconstruction.origin_yx_px
-    metrics: dict[str, Any] = {
-        "n_patterns": len(scan),
-        "probe": reconstruction.probe_source,
-        "residuals": residuals(obj, origin, scan, reconstruction.probe),
-    }
-    if scan.truth is not None:
-        metrics["scores"] = score(obj, origin, scan.truth, scan.positions_px)
-    return metrics
-
-
-def _write(reconstruction: "Reconstruction", metrics: Mapping[str, Any], run: "RunDir") -> None:
-    from ptychocli.pictures import write_pictures
-    from ptychodata.results import write_reconstruction
-
-    write_pictures(reconstruction, run.path)
-    run.write_json("metrics.json", metrics)
-    write_reconstruction(reconstruction, run.path)
-
-
-def _print(metrics: Mapping[str, Any], run: "RunDir", console: Console) -> None:
-    for group in ("residuals", "scores"):
-        figures = metrics.get(group, {})
-        for name, value in figures.items():
-            if isinstance(value, float):
-                console.result(f"{name:24} {value:.4g}")
-    rate = metrics["n_patterns"] / metrics["seconds"]
-    console.result(f"reconstructed in {duration(metrics['seconds'])} ({rate:.0f} patterns/s)")
-    console.result(f"pictures: {run.path / 'amplitude.png'} {run.path / 'phase.png'}")
+        return engine.infer(bundle, scan, payload, report)

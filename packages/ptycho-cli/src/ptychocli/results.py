@@ -1,0 +1,202 @@
+"""What a reconstruction leaves behind, whichever way it was made: figures, pictures, files.
+
+``infer`` and ``reconstruct`` both go this way: ``assess``, ``conclude``, and at the very end
+``pass_gates``, so that a result below its gate is there to be looked at.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptychocli.console import Console, duration, text
+from ptychocli.options import given
+from ptychoconfig.errors import NumericalError
+from ptychoconfig.resolve import resolve
+from ptychoconfig.schema import EvaluationConfig
+
+if TYPE_CHECKING:
+    from ptychocli.rundir import RunDir
+    from ptychoconfig.resolve import Resolved
+    from ptychodata.contracts import Reconstruction, Scan
+    from ptychodata.frc import FRC
+    from ptychodata.metrics import Misfit
+
+__all__ = [
+    "Assessment",
+    "Records",
+    "assess",
+    "conclude",
+    "pass_gates",
+    "resolve_evaluation",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """A reconstruction, and how far to trust it.
+
+    Args:
+        reconstruction: the image.
+        scan: what it was made from.
+        misfit: where it does not explain the patterns.
+        frc: correlation of the two halves; None if they were not reconstructed.
+        metrics: all figures, as ``metrics.json`` and ``--json`` give them.
+    """
+
+    reconstruction: "Reconstruction"
+    scan: "Scan"
+    misfit: "Misfit"
+    frc: "FRC | None"
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Where a result comes from.
+
+    Args:
+        resolved: every setting with its source.
+        provenance: command, versions, data, machine.
+        history: figure → its values over the epochs of training or solving.
+    """
+
+    resolved: "Resolved"
+    provenance: Mapping[str, Any]
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def resolve_evaluation(
+    settings: Mapping[str, Any], config_file: Path | None
+) -> "tuple[EvaluationConfig, Resolved]":
+    """Resolve the section ``evaluation`` alone; a gate on the halves asks for them."""
+    resolved = resolve(["evaluation"], flags=given(settings, "evaluation"), config_file=config_file)
+    section = resolved.sections["evaluation"]
+    assert isinstance(section, EvaluationConfig)
+    return section, resolved
+
+
+def assess(
+    reconstruction: "Reconstruction",
+    scan: "Scan",
+    evaluation: EvaluationConfig,
+    *,
+    seconds: float,
+    again: "Callable[[Scan], Reconstruction]",
+    trained_on: Mapping[str, float] | None = None,
+) -> Assessment:
+    """Measure how well an image explains the patterns, repeats itself, and matches what is known.
+
+    Args:
+        reconstruction: the image.
+        scan: what it was made from.
+        evaluation: what to measure.
+        seconds: how long it took.
+        again: makes the reconstruction of a part of the scan, from its start to its end.
+        trained_on: statistics of the network's training scans; None if there was no network.
+    """
+    from ptychodata.metrics import misfit, score
+    from ptychodata.trust import split_half, unlike_training
+
+    obj, origin = reconstruction.obj, reconstruction.origin_yx_px
+    found = misfit(obj, origin, scan, reconstruction.probe)
+    metrics: dict[str, Any] = {
+        "n_patterns": len(scan),
+        "probe": reconstruction.probe_source,
+        "seconds": seconds,
+        "residuals": found.residuals,
+    }
+    if scan.truth is not None:
+        metrics["scores"] = score(obj, origin, scan.truth, scan.positions_px)
+    if trained_on is not None:
+        metrics["unlike_training"] = None
+        if (unlike := unlike_training(scan, trained_on)) is not None:
+            metrics["unlike_training"] = [str(figure) for figure in unlike]
+    halves = None
+    if evaluation.split_half or evaluation.min_frc_px is not None:
+        halves = split_half(scan, again)
+        metrics["split_half_frc"] = halves.as_dict()
+    return Assessment(reconstruction, scan, found, halves, metrics)
+
+
+def conclude(
+    found: Assessment,
+    records: Records,
+    evaluation: EvaluationConfig,
+    run: "RunDir",
+    console: Console,
+) -> dict[str, Any]:
+    """Write everything that a result folder holds, say what was found, and return it.
+
+    Returns:
+        The metrics, with ``output_dir`` and the ``gates`` that were not passed.
+    """
+    _warn(found, console)
+    _write(found, records, run)
+    _announce(found, run, console)
+    gates = _failed_gates(found.metrics, evaluation)
+    return {"output_dir": str(run.path), "gates": gates, **found.metrics}
+
+
+def _write(found: Assessment, records: Records, run: "RunDir") -> None:
+    """Write the files, ``reconstruction.npz`` last."""
+    from ptychocli.pictures import write_pictures
+    from ptychodata.results import write_reconstruction
+
+    run.write_records(records.resolved, records.provenance)
+    write_pictures(found.reconstruction, run.path)
+    run.write_json("metrics.json", found.metrics)
+    write_reconstruction(found.reconstruction, run.path)
+
+
+def _announce(found: Assessment, run: "RunDir", console: Console) -> None:
+    metrics = found.metrics
+    for group in ("residuals", "scores"):
+        for name, value in metrics.get(group, {}).items():
+            console.result(f"{name:24} {text(value)}")
+    if found.frc is not None:
+        console.result(f"{'split_half_resolution':24} {found.frc.describe()}")
+    rate = metrics["n_patterns"] / metrics["seconds"]
+    console.result(f"reconstructed in {duration(metrics['seconds'])} ({rate:.0f} patterns/s)")
+    console.result(f"pictures: {run.path / 'amplitude.png'} {run.path / 'phase.png'}")
+
+
+def _warn(found: Assessment, console: Console) -> None:
+    """Say what in the figures is a reason for doubt."""
+    for figure in found.metrics.get("unlike_training") or ():
+        console.warn(f"{found.scan.name}: unlike the training scans: {figure}")
+    if found.frc is not None and isnan(found.frc.resolution_px):
+        console.warn(
+            f"{found.scan.name}: two halves of the patterns give images with nothing in common"
+        )
+
+
+def _failed_gates(metrics: Mapping[str, Any], evaluation: EvaluationConfig) -> list[str]:
+    """What a result must reach and does not, a sentence each."""
+    failed = []
+    limit, r_factor = evaluation.max_r_factor, metrics["residuals"]["r_factor"]
+    if limit is not None and not r_factor <= limit:
+        failed.append(f"--max-r-factor: expected R of at most {limit}, found {r_factor:.4g}")
+    if evaluation.min_frc_px is not None:
+        reached = metrics["split_half_frc"]["resolution_px"]
+        if not reached <= evaluation.min_frc_px:
+            found = "not reached" if isnan(reached) else f"{reached:.3g} px"
+            failed.append(
+                f"--min-frc-px: expected the halves to agree down to {evaluation.min_frc_px} px, "
+                f"found {found}"
+            )
+    return failed
+
+
+def pass_gates(outcomes: Sequence[Mapping[str, Any]]) -> None:
+    """End in an error if a result is below its gate.
+
+    Raises:
+        NumericalError: at least one is; what was written stays.
+    """
+    failed = [
+        f"{outcome['output_dir']}: {gate}" for outcome in outcomes for gate in outcome["gates"]
+    ]
+    if failed:
+        raise NumericalError(f"{'; '.join(failed)}; the results were written, do not trust them")
