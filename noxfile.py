@@ -124,8 +124,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["dev"])
 def bench(session: nox.Session) -> None:
-    """Measure start-up and throughput."""
-    for script in ("help_time.py", "throughput.py"):
+    """Measure start-up, simulation and throughput."""
+    for script in ("help_time.py", "simulate.py", "throughput.py"):
         _dev(session, str(DEV / BIN / "python"), str(ROOT / "benchmarks" / script))
 
 

@@ -18,7 +18,8 @@ from ptychodata.metrics import (
     residuals,
     score,
 )
-from ptychodata.simulate import lines_object, simulate
+from ptychodata.objects import lines_object
+from ptychodata.simulate import simulate
 
 SHAPE = (130, 121)
 BOX = np.array([[32.0, 32.0], [97.0, 88.0]])

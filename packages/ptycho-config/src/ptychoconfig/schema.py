@@ -41,6 +41,13 @@ __all__ = [
 _DEFAULT_STEPS = (
     250  # bring `unrolled` to a good image; more improve it slowly (docs/performance.md)
 )
+_LINES_ORIGINAL = {
+    "probe_kind": "disk-original",
+    "positions_kind": "raster",
+    "n_patterns": 83**2,
+    "step_px": 4.0,
+    "nphotons": 1e9,
+}
 _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -299,14 +306,56 @@ class EvaluationConfig(Section):
 class SimulationConfig(Section):
     """A simulated scan with known truth."""
 
-    object_kind: Literal["lines", "natural", "phantom"] = Field(
-        "lines", description="Object: random lines, a natural image, or a Shepp-Logan phantom."
+    object_kind: Literal[
+        "lines",
+        "lines-original",
+        "random-field",
+        "siemens-star",
+        "natural",
+        "dead-leaves",
+        "phantom",
+    ] = Field(
+        "lines",
+        description="Object. `lines-original` is the original's protocol: it also sets "
+        "`disk-original`, a raster of 6889 positions every 4 px and 1e9 photons, unless given.",
     )
-    probe_kind: Literal["disk", "gaussian"] = Field(
-        "disk", description="Probe: a disk with soft edge, or a Gaussian beam out of focus."
+    probe_kind: Literal["disk", "disk-original", "gaussian", "zone-plate"] = Field(
+        "disk",
+        description="Probe: a disk with soft edge, the original's ideal disk, a Gaussian beam, or "
+        "a zone plate with central stop (out of focus a donut).",
     )
     probe_file: str | None = Field(
         None, description="Scan file whose probe illuminates instead of a model."
+    )
+    probe_modes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Incoherent, orthogonal modes of the probe; 1 keeps those of a probe file.",
+    )
+    probe_mode_decay: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Power of each mode over that of the one before.",
+    )
+    coherence_length_px: Positive | None = Field(
+        None,
+        description="Transverse coherence length: the modes and their powers are then the "
+        "strongest of a Gaussian Schell beam.",
+    )
+    defocus_rad: NonNegative | None = Field(
+        None,
+        description="Quadratic phase at the edge of the probe's diameter, of the zone plate's "
+        "pupil, or at the Nyquist frequency of a probe from a file, in radians; default 8 for "
+        "`gaussian` and `zone-plate`, else 0.",
+    )
+    central_stop: Fraction = Field(
+        0.4, description="Diameter of the zone plate's central stop over the zone plate's."
+    )
+    probe_diameter_px: Positive | None = Field(
+        None, description="Diameter of the probe in object pixels; default 0.44 N."
     )
     positions_kind: Literal["raster", "jittered", "random", "spiral"] = Field(
         "jittered", description="Order of the scan."
@@ -316,16 +365,39 @@ class SimulationConfig(Section):
     overlap: Fraction = Field(
         0.7, description="Linear overlap of neighbouring probes: 1 − step / probe diameter."
     )
-    probe_diameter_px: Positive | None = Field(
-        None, description="Diameter of the probe in object pixels; default 0.44 N."
+    step_px: Positive | None = Field(
+        None, description="Distance of neighbouring positions; default from the overlap."
     )
-    defocus_rad: NonNegative = Field(
-        8.0,
-        description="Quadratic phase at the edge of the Gaussian probe's diameter, in radians.",
+    position_error_px: NonNegative = Field(
+        0.0,
+        description="Standard deviation, along each axis, of the true positions about those that "
+        "the file records.",
     )
-    nphotons: Positive = Field(1e6, description="Mean photons per pattern.")
+    nphotons: Positive = Field(
+        1e6, description="Mean photons per pattern, before the detector's background and losses."
+    )
     noise: bool = Field(True, description="Draw Poisson counts; otherwise store expectations.")
-    seed: Seed = Field(1, description="Seed of object, positions and noise.")
+    background_counts: NonNegative = Field(
+        0.0, description="Expected background counts in each pixel; recorded in the file."
+    )
+    dead_pixels: int = Field(
+        0, ge=0, le=1000, description="Detector pixels, drawn at random, that count nothing."
+    )
+    saturation_counts: int | None = Field(
+        None, ge=1, description="Counts at which a detector pixel saturates; default none."
+    )
+    mask_recorded: bool = Field(
+        True, description="Record a mask of the dead and saturated pixels in the file."
+    )
+    seed: Seed = Field(1, description="Seed of object, positions, noise, errors and dead pixels.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_protocol(cls, values: Any) -> Any:
+        """Let `lines-original` set what its protocol says, where nothing else is given."""
+        if isinstance(values, dict) and values.get("object_kind") == "lines-original":
+            return {**_LINES_ORIGINAL, **values}
+        return values
 
 
 class ExecutionConfig(Section):

@@ -106,9 +106,9 @@ def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
         (B, M, N, N) shifted modes.
     """
     k = np.fft.fftfreq(probe.shape[-1])
-    phase = fraction_px[:, 0, None, None] * k[:, None] + fraction_px[:, 1, None, None] * k
-    ramp = np.exp(-2j * np.pi * phase)[:, None]  # (B, 1, N, N)
-    return np.asarray(np.fft.ifft2(np.fft.fft2(probe)[None] * ramp))
+    ramp = np.exp(-2j * np.pi * fraction_px[:, :, None] * k)  # (B, 2, N), one for each axis
+    ramp = ramp[:, 0, :, None] * ramp[:, 1, None, :]
+    return np.asarray(np.fft.ifft2(np.fft.fft2(probe)[None] * ramp[:, None]))
 
 
 def extract(obj: Complex, pixel: Ints, side: int) -> Complex:
