@@ -8,7 +8,7 @@ import pytest
 from ptychoconfig.errors import DataError
 from ptychodata.contracts import Reconstruction
 from ptychodata.frc import FRC, _half_bit, frc, frc_of
-from ptychodata.simulate import lines_object
+from ptychodata.objects import lines_object
 
 SIDE = 128
 
