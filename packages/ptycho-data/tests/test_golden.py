@@ -91,7 +91,7 @@ def test_recording_again_gives_the_same_cases(tmp_path):
 
 
 def test_fixtures_stay_small():
-    assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 1_000_000
+    assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 1_200_000
 
 
 def test_folder_without_cases_is_refused(tmp_path):

@@ -111,6 +111,33 @@ def test_shift_is_unitary_with_the_opposite_shift_as_adjoint(rng):
 # Windows
 
 
+def test_object_shift_moves_a_point_by_plus_d_bilinearly():
+    point = np.zeros((2, N, N), complex)
+    point[:, 5, 6] = 1
+    moved = physics.shift_object(point, np.array([[0.25, -0.5], [-3.0, 2.25]]))
+    expected = np.zeros((2, N, N))
+    expected[0, 5:7, 5:7] = np.outer([0.75, 0.25], [0.5, 0.5])
+    expected[1, 2, 8:10] = [0.75, 0.25]
+    np.testing.assert_allclose(moved, expected, atol=1e-15)
+
+
+def test_object_shift_takes_zero_beyond_the_patch_and_keeps_planes_inside():
+    plane = np.broadcast_to(np.arange(N) * (1 + 2j) + 3.0, (1, N, N))
+    moved = physics.shift_object(plane, np.array([[0.0, 0.4]]))[0]
+    np.testing.assert_allclose(moved[:, 1:], plane[0, :, 1:] - 0.4 * (1 + 2j), atol=1e-12)
+    np.testing.assert_allclose(moved[:, 0], 0.6 * plane[0, :, 0])
+    assert not physics.shift_object(plane, np.array([[N, 0.0]])).any()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(-20, 20), st.floats(-20, 20), st.integers(0, 99))
+def test_object_shift_has_the_opposite_shift_as_adjoint(y, x, seed):
+    a, b = field(np.random.default_rng(seed), 2, 1, N, N)
+    shift = np.array([[y, x]])
+    ahead, back = physics.shift_object(a, shift), physics.shift_object(b, -shift)
+    assert inner(ahead, b) == pytest.approx(inner(a, back), abs=1e-9)
+
+
 def test_extract_and_assemble_are_adjoint(rng):
     shape, pixel = (30, 41), np.array([[8, 8], [22, 33], [15, 20], [15, 21]])
     obj, patches = field(rng, *shape), field(rng, 4, N, N)

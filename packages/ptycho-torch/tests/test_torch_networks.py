@@ -63,7 +63,15 @@ def test_weights_survive_the_neutral_form(name):
         torch.testing.assert_close(second.state_dict()[key], tensor, rtol=0, atol=0)
     kernels = [k for k in weights if k.endswith("/kernel")]
     assert kernels and all(weights[k].ndim == 4 for k in kernels)
-    assert weights["unets/0/stem/conv1/kernel"].shape == (3, 3, 20, 16)
+
+
+def test_kernels_are_stored_as_height_width_in_out():
+    unrolled, cnn = (
+        to_arrays(build_network(ModelConfig(architecture=name, N=64, gridsize=2)))
+        for name in ("unrolled", "cnn")
+    )
+    assert unrolled["unets/0/stem/conv1/kernel"].shape == (3, 3, 20, 16)
+    assert cnn["generator/encoder/0/conv1/kernel"].shape == (3, 3, 4, 64)
 
 
 def test_weights_that_do_not_fit_are_refused():

@@ -36,6 +36,7 @@ def evaluate(case: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         "pixel": pixel,
         "fraction": fraction,
         "shift_probe": shifted,
+        "shift_object": physics.shift_object(patches, fraction.float()),
         "extract": windows,
         "assemble": physics.assemble(patches, pixel, (obj.shape[0], obj.shape[1])),
         "exit_waves": physics.exit_waves(shifted, windows),

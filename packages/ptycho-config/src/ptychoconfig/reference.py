@@ -63,15 +63,18 @@ def _table(section: str) -> str:
 
 
 def _default(section: str, field: str) -> str:
-    by_architecture = {
-        architecture: sections[section][field]
-        for architecture, sections in ARCHITECTURE_DEFAULTS.items()
-        if field in sections.get(section, {})
-    }
-    if by_architecture:
-        return ", ".join(f"`{value}` for `{name}`" for name, value in by_architecture.items())
-    default = SECTIONS[section].model_fields[field].default
-    return f"`{json.dumps(default, ensure_ascii=False)}`".replace('"', "")
+    default = _code(SECTIONS[section].model_fields[field].default)
+    others: dict[str, list[str]] = {}  # value → the networks that have it
+    for architecture, sections in ARCHITECTURE_DEFAULTS.items():
+        own = sections.get(section, {})
+        if field in own and _code(own[field]) != default:
+            others.setdefault(_code(own[field]), []).append(f"`{architecture}`")
+    exceptions = [f"{value} for {', '.join(names)}" for value, names in others.items()]
+    return "; ".join([default, *exceptions])
+
+
+def _code(value: object) -> str:
+    return f"`{json.dumps(value, ensure_ascii=False)}`".replace('"', "")
 
 
 if __name__ == "__main__":

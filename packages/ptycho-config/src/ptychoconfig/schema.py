@@ -126,6 +126,44 @@ class ModelConfig(Section):
     unrolled_levels: int = Field(
         3, ge=1, le=4, description="Resolution levels below the finest in `unrolled`."
     )
+    n_filters_scale: int = Field(
+        2, ge=1, le=16, description="Factor on the channels of every layer of `cnn`."
+    )
+    amp_activation: Literal["sigmoid", "swish", "softplus", "relu"] = Field(
+        "sigmoid", description="What bounds the amplitude that `cnn` predicts."
+    )
+    pad_object: bool = Field(
+        True,
+        description="Let the decoders of `cnn` speak for the central half of a patch; otherwise "
+        "for all of it.",
+    )
+    probe_big: bool = Field(
+        True, description="Let `cnn` predict the border around that half too, from four channels."
+    )
+    object_big: bool = Field(
+        True,
+        description="Predict a patch for each pattern of a group; otherwise one at the group's "
+        "mean position (`cnn`).",
+    )
+    intensity_scale_trainable: bool = Field(
+        True, description="Learn the factor e^α on the object of `cnn`; otherwise it is 1."
+    )
+    fno_modes: int = Field(
+        12, ge=1, le=256, description="Frequencies per axis that the Fourier networks mix."
+    )
+    fno_width: int = Field(
+        32, ge=4, le=256, description="Channels of the Fourier networks at the finest level."
+    )
+    fno_blocks: int = Field(4, ge=1, le=32, description="Blocks of `fno` and `ffno`.")
+    fno_cnn_blocks: int = Field(
+        2, ge=0, le=16, description="Convolutions that refine what the blocks of `fno` made."
+    )
+    fno_input_transform: Literal["none", "sqrt", "log1p", "instancenorm"] = Field(
+        "none", description="What the Fourier networks do to the amplitudes of a pattern first."
+    )
+    resnet_blocks: int = Field(
+        6, ge=1, le=64, description="Residual blocks in the bottleneck of `hybrid-resnet`."
+    )
 
     @property
     def C(self) -> int:  # noqa: N802 - the field's symbol
@@ -442,8 +480,24 @@ SECTIONS: dict[str, type[Section]] = {
     "execution": ExecutionConfig,
 }
 
-ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, int]]] = {
+_FROM_PATTERNS: dict[str, dict[str, object]] = {
+    "model": {"gridsize": 1},
+    "training": {
+        "neighbor_count": 4,
+        "epochs": 50,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+    },
+}
+"""As PtychoPINN trains: networks that must learn the physics need many passes."""
+
+ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
     "unrolled": {"model": {"gridsize": 3}, "training": {"neighbor_count": 18}},
-    "cnn": {"model": {"gridsize": 1}, "training": {"neighbor_count": 4}},
+    "cnn": _FROM_PATTERNS,
+    "fno": _FROM_PATTERNS,
+    "ffno": _FROM_PATTERNS,
+    "hybrid-resnet": _FROM_PATTERNS,
 }
 """Defaults that depend on the network: architecture → section → field → value."""

@@ -128,6 +128,7 @@ def evaluate(inputs: Mapping[str, NDArray[Any]]) -> Case:
         "pixel": pixel,
         "fraction": fraction,
         "shift_probe": shifted,
+        "shift_object": physics.shift_object(inputs["in_patches"], fraction),
         "extract": windows,
         "assemble": physics.assemble(inputs["in_patches"], pixel, obj.shape),
         "exit_waves": exits,

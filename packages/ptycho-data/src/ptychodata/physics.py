@@ -44,6 +44,7 @@ __all__ = [
     "object_update",
     "poisson_deviance",
     "r_factor",
+    "shift_object",
     "shift_probe",
     "split_positions",
 ]
@@ -109,6 +110,28 @@ def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
     ramp = np.exp(-2j * np.pi * fraction_px[:, :, None] * k)  # (B, 2, N), one for each axis
     ramp = ramp[:, 0, :, None] * ramp[:, 1, None, :]
     return np.asarray(np.fft.ifft2(np.fft.fft2(probe)[None] * ramp[:, None]))
+
+
+def shift_object(patches: Complex, shift_px: Real) -> Complex:
+    """Move the content of object patches by +d, bilinearly: (T_d O)(u) = O(u − d).
+
+    ``T_d`` is a matrix per axis, the hat function max(0, 1 − |u − v − d|), so its adjoint is
+    T_{−d}; it takes 0 beyond the patch.  Unlike a Fourier shift it neither wraps nor rings, and
+    it is not exact: half a pixel halves what lies at the Nyquist frequency and more.  For networks
+    whose patches are centred on the exact position r = n + f: T_f brings such a patch into the
+    window O[n].
+
+    Args:
+        patches: (B, N, N) complex.
+        shift_px: (B, 2) shifts (y, x) in pixels, of any size.
+
+    Returns:
+        (B, N, N) shifted patches.
+    """
+    u = np.arange(patches.shape[-1])
+    distance = (u[:, None] - u) - shift_px[:, :, None, None]  # (B, 2, N, N)
+    hat = np.maximum(0, 1 - np.abs(distance))
+    return np.asarray(hat[:, 0] @ patches @ hat[:, 1].swapaxes(-1, -2))
 
 
 def extract(obj: Complex, pixel: Ints, side: int) -> Complex:

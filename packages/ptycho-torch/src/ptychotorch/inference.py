@@ -5,8 +5,10 @@ out of the finished canvas, improved, and added to the next one.  Memory is boun
 and two canvases, whatever the number of patterns.
 """
 
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptychoconfig.errors import NumericalError
+from ptychoconfig.errors import ConfigError, NumericalError
 from ptychoconfig.payloads import InferencePayload
 from ptychodata.backends import Progress, Report
 from ptychodata.bundle import Bundle
@@ -28,8 +30,7 @@ from . import physics
 from .batches import GroupDataset, make_batch
 from .device import choose_device, choose_dtype
 from .merging import merge_weight, refine
-from .networks import build_network
-from .networks.unrolled import Unrolled
+from .networks import Network, build_network
 from .weights import from_arrays
 
 __all__ = ["infer"]
@@ -68,7 +69,7 @@ class _Run:
 
     def __init__(
         self,
-        network: Unrolled,
+        network: Network,
         scan: Scan,
         probe: Tensor,
         payload: InferencePayload,
@@ -83,11 +84,13 @@ class _Run:
     def by_scan(self) -> Canvas:
         """One pass per update step, merging the whole scan in between."""
         canvas, current = Canvas(self.shape, self.origin), self._on_device(np.ones(self.shape))
+        rows = self._groups(self.network.group_size)
         for step in range(self.network.steps):
             canvas = Canvas(self.shape, self.origin)
-            for index in self._chunks(step, self.network.steps):
+            for chunk in self._chunks(step, self.network.steps, rows.shape[1]):
+                index = rows[chunk].reshape(-1)
                 batch = make_batch(self.scan, index, self.pixel[index], self.shape)
-                batch = batch.to(self.probe.device)
+                batch = replace(batch, per_group=rows.shape[1]).to(self.probe.device)
                 shifted = physics.shift_probe(self.probe, batch.fraction)
                 patches = physics.extract(current, batch.pixel, self.scan.N)
                 patches = self.network(step, patches, shifted, batch)
@@ -98,13 +101,13 @@ class _Run:
     def by_group(self) -> Canvas:
         """Every pattern with its neighbours, or alone; the whole scan is merged at the end only."""
         alone = self.payload.inference.merge == "none"
-        groups = group_indices(
-            self.scan.positions_px,
-            1 if alone else self.payload.model.gridsize,
-            max(1, self.payload.model.C - 1),
-            np.random.default_rng(0),
-            sequential=True,
-        )
+        if alone and self.network.group_size > 1:
+            raise ConfigError(
+                f"--merge none: expected a network that looks at one pattern alone, found "
+                f"{self.payload.model.architecture} of gridsize {self.payload.model.gridsize}, "
+                "which needs a group; use --merge scan, or train with --gridsize 1"
+            )
+        groups = self._groups(1 if alone else self.payload.model.C)
         dataset = GroupDataset([self.scan])
         canvas = Canvas(self.shape, self.origin)
         for index in self._chunks(0, 1, per_pattern=groups.shape[1]):
@@ -118,6 +121,16 @@ class _Run:
                 weight = weight * torch.from_numpy(mine).to(weight)
             _add(canvas, patches, weight, self.pixel[index])
         return canvas
+
+    def _groups(self, size: int) -> NDArray[np.int64]:
+        """Every pattern with its nearest neighbours: (P, size) indices, itself first."""
+        return group_indices(
+            self.scan.positions_px,
+            math.isqrt(size),
+            max(1, size - 1),
+            np.random.default_rng(0),
+            sequential=True,
+        )
 
     def _chunks(self, part: int, parts: int, per_pattern: int = 1) -> Iterator[NDArray[np.int64]]:
         """Indices of the patterns to compute together, telling how far the run is."""

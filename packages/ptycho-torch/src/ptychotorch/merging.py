@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import physics
 from .batches import Batch
-from .networks.unrolled import Unrolled
+from .networks import Network
 
 __all__ = ["merge_weight", "refine"]
 
@@ -20,7 +20,7 @@ def merge_weight(shifted_probe: Tensor) -> Tensor:
     return power / power.amax((-2, -1), keepdim=True) + _WEIGHT_FLOOR
 
 
-def refine(network: Unrolled, shifted_probe: Tensor, batch: Batch) -> Iterator[Tensor]:
+def refine(network: Network, shifted_probe: Tensor, batch: Batch) -> Iterator[Tensor]:
     """Start from free space, and after each step of the network merge within the batch's canvas.
 
     Yields:

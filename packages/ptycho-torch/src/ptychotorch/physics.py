@@ -28,6 +28,7 @@ __all__ = [
     "object_update",
     "poisson_deviance",
     "r_factor",
+    "shift_object",
     "shift_probe",
     "split_positions",
 ]
@@ -66,6 +67,15 @@ def shift_probe(probe: Tensor, fraction_px: Tensor) -> Tensor:
     ramp = torch.polar(torch.ones_like(angle), angle)
     ramp = ramp[:, 0, :, None] * ramp[:, 1, None, :]  # (B, N, N): separable
     return torch.fft.ifft2(torch.fft.fft2(probe)[None] * ramp[:, None])
+
+
+def shift_object(patches: Tensor, shift_px: Tensor) -> Tensor:
+    """(T_d O)(u) = O(u − d), bilinear: (B, N, N) patches, (B, 2) shifts → (B, N, N)."""
+    u = torch.arange(patches.shape[-1], dtype=shift_px.dtype, device=patches.device)
+    hat = (1 - ((u[:, None] - u) - shift_px[..., None, None]).abs()).clamp_min(0)  # (B, 2, N, N)
+    rows, columns = hat[:, 0], hat[:, 1].mT
+    moved = [rows @ part @ columns for part in (patches.real, patches.imag)]
+    return torch.complex(*moved)
 
 
 def window_index(pixel: Tensor, side: int, shape: tuple[int, int]) -> Tensor:

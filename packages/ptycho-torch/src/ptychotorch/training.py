@@ -37,8 +37,7 @@ from . import __version__, physics
 from .batches import Batch, split_scans, training_loader, validation_loader
 from .device import choose_device, choose_dtype
 from .merging import refine
-from .networks import build_network
-from .networks.unrolled import Unrolled
+from .networks import Network, build_network
 from .weights import to_arrays
 
 __all__ = ["train"]
@@ -118,7 +117,7 @@ class _Training(LightningModule):
     """Network and probes, their loss and their optimiser."""
 
     def __init__(
-        self, network: Unrolled, scans: Sequence[Scan], payload: TrainingPayload, monitor: str
+        self, network: Network, scans: Sequence[Scan], payload: TrainingPayload, monitor: str
     ) -> None:
         super().__init__()
         self.network = network

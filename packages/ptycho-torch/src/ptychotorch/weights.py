@@ -1,13 +1,14 @@
 """Between a Torch module and the framework-neutral weights of a bundle.
 
-A weight's name is the path of its module, ``/`` between the parts, then ``kernel``, ``bias`` or
-``gain``.  A convolution kernel is stored as (height, width, in, out).
+A weight's name is the path of its module, ``/`` between the parts, then ``kernel``, ``bias``,
+``gain`` or a name of the network's own.  A convolution kernel is stored as (height, width, in,
+out), anything else as it is.
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ptychoconfig.errors import BundleError
 
@@ -17,7 +18,7 @@ __all__ = ["from_arrays", "to_arrays"]
 def to_arrays(network: nn.Module) -> dict[str, NDArray[np.float32]]:
     """All weights of a network: neutral name → float32 array."""
     return {
-        _neutral_name(name): _to_neutral(tensor.detach().float().cpu().numpy())
+        _neutral_name(name, tensor): _to_neutral(name, tensor.detach().float().cpu().numpy())
         for name, tensor in network.state_dict().items()
     }
 
@@ -29,7 +30,7 @@ def from_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> 
         BundleError: a weight is missing, left over, of another shape, or not finite.
     """
     state = network.state_dict()
-    names = {_neutral_name(name): name for name in state}
+    names = {_neutral_name(name, tensor): name for name, tensor in state.items()}
     missing, extra = sorted(names.keys() - weights.keys()), sorted(weights.keys() - names.keys())
     if missing or extra:
         raise BundleError(
@@ -38,7 +39,7 @@ def from_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> 
             f"{extra[:3]}; the bundle does not fit its own configuration"
         )
     for neutral, name in names.items():
-        array = _from_neutral(np.asarray(weights[neutral], dtype=np.float32))
+        array = _from_neutral(name, np.asarray(weights[neutral], dtype=np.float32))
         if array.shape != tuple(state[name].shape) or not np.isfinite(array).all():
             raise BundleError(
                 f"weights.h5: expected finite {neutral} of shape {tuple(state[name].shape)} "
@@ -48,16 +49,22 @@ def from_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> 
     network.load_state_dict(state)
 
 
-def _neutral_name(name: str) -> str:
-    path, _, leaf = name.replace(".", "/").rpartition("/")
-    return f"{path}/{'kernel' if leaf == 'weight' else leaf}"
+def _neutral_name(name: str, tensor: Tensor) -> str:
+    path, _, leaf = name.rpartition(".")
+    if leaf == "weight":
+        leaf = "kernel" if tensor.ndim == 4 else "gain"  # of a convolution or a norm
+    return "/".join([*path.split("."), leaf])
 
 
-def _to_neutral(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    moved = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+def _to_neutral(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = array.transpose(2, 3, 1, 0) if _is_kernel(name, array) else array
     return np.ascontiguousarray(moved)
 
 
-def _from_neutral(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    moved = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+def _from_neutral(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = array.transpose(3, 2, 0, 1) if _is_kernel(name, array) else array
     return np.ascontiguousarray(moved)
+
+
+def _is_kernel(name: str, array: NDArray[np.float32]) -> bool:
+    return name.endswith(".weight") and array.ndim == 4

@@ -1,34 +1,40 @@
-"""The networks that this backend can build: one file each, one line in ``NETWORKS``.
+"""The networks that this backend can build: one file each.
 
-A network is a module with
+A file ``fno.py`` in this folder is the network ``fno`` (``_`` in the name stands for ``-``), and
+has
 
-- ``steps``, the number of times that patches are merged, and
-- ``forward(step, patches, shifted_probe, batch) -> patches``: (B, N, N) complex64 estimates in,
-  better ones out, for the ``Batch`` of patterns that they belong to;
+- ``SUMMARY``, one line on what it is, and
+- ``build(model: ModelConfig) -> Network``, which refuses an N that the network cannot take.
 
-and a ``build(model: ModelConfig)`` beside it that refuses an N it cannot take.
+Files that begin with ``_`` are shared by networks.  Settings of a network are declared in
+``ptychoconfig.schema`` like any other.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pkgutil import iter_modules
 
 from ptychoconfig.errors import UsageError
+from ptychoconfig.schema import ModelConfig
 
-from . import unrolled
+from ._base import Network
 
-if TYPE_CHECKING:
-    from ptychoconfig.schema import ModelConfig
+__all__ = ["NETWORKS", "Network", "build_network", "find_networks"]
 
-    from .unrolled import Unrolled
-
-__all__ = ["NETWORKS", "build_network"]
-
-NETWORKS: dict[str, tuple[Callable[["ModelConfig"], "Unrolled"], str]] = {
-    "unrolled": (unrolled.build, "unrolled update steps, given the probe and the Fourier transform")
-}
+Builder = Callable[[ModelConfig], Network]
 
 
-def build_network(model: "ModelConfig") -> "Unrolled":
+def find_networks() -> dict[str, tuple[Builder, str]]:
+    """Networks in this folder: name → how to build it, and what it is."""
+    names = sorted(module.name for module in iter_modules(__path__) if module.name[0] != "_")
+    modules = {name.replace("_", "-"): import_module(f"{__name__}.{name}") for name in names}
+    return {name: (module.build, module.SUMMARY) for name, module in modules.items()}
+
+
+NETWORKS = find_networks()
+
+
+def build_network(model: ModelConfig) -> Network:
     """Build the network that ``model`` describes, with fresh weights.
 
     Raises:

@@ -26,7 +26,11 @@ from ptychoconfig.schema import ModelConfig
 from ptychotorch import physics
 from ptychotorch.batches import Batch
 
-__all__ = ["Unrolled", "build"]
+from ._base import Network
+
+__all__ = ["SUMMARY", "Unrolled", "build"]
+
+SUMMARY = "unrolled update steps, given the probe and the Fourier transform"
 
 _FED = 5  # channels: Re g, Im g, Re O − 1, Im O, √Σ|P|²
 _FOLD = 2  # space-to-depth: pixels folded into channels before the first convolution
@@ -47,22 +51,14 @@ def build(model: ModelConfig) -> "Unrolled":
     return Unrolled(model.unrolled_steps, model.unrolled_width, model.unrolled_levels)
 
 
-class Unrolled(nn.Module):
-    """``steps`` update steps with a U-Net of its own each.
-
-    ``compute_dtype`` is the arithmetic of the U-Nets; the physics stays in float32.
-    """
+class Unrolled(Network):
+    """``steps`` update steps with a U-Net of its own each."""
 
     def __init__(self, steps: int, width: int, levels: int) -> None:
         super().__init__()
         self.unets = nn.ModuleList(_UNet(width, levels) for _ in range(steps))
-        self.compute_dtype = torch.float32
+        self.steps = steps
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared
-
-    @property
-    def steps(self) -> int:
-        """Number of update steps, each followed by a merge."""
-        return len(self.unets)
 
     def forward(self, step: int, patches: Tensor, shifted_probe: Tensor, batch: Batch) -> Tensor:
         """Improve the patches of a batch: (B, N, N) complex64 → (B, N, N) complex64."""

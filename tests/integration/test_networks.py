@@ -1,0 +1,68 @@
+"""Every network of the backend trains, is bundled, reloaded and applied by the real command."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychocli.main import main
+from ptychodata.bundle import read_bundle
+
+pytestmark = pytest.mark.integration
+
+SIZE = ("--n-filters-scale", 1, "--fno-width", 8, "--fno-modes", 4, "--resnet-blocks", 1)
+LENGTH = ("--epochs", 2, "--batch-size", 8, "--precision", "32-true")
+SIMULATION = ("--N", 32, "--n-patterns", 49, "--nphotons", 1e6)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to call the command in, without settings from this machine."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("PTYCHO_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def _check(folder: Path, network: str, gridsize: int) -> None:
+    bundle = read_bundle(folder / "run")
+    model = bundle.config["model"]
+    assert (model["architecture"], model["gridsize"]) == (network, gridsize)
+    losses = bundle.history["train_loss"]
+    assert len(losses) == 2 and losses[1] < losses[0]
+    with np.load(folder / "recon" / "reconstruction.npz", allow_pickle=False) as file:
+        assert np.isfinite(file["object"]).all() and np.ptp(np.abs(file["object"])) > 0
+    residuals = json.loads((folder / "recon" / "metrics.json").read_text())["residuals"]
+    assert 0 < residuals["r_factor"] < 1
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_cnn_as_a_process(gridsize: int, ptycho: Callable[..., object], tmp_path: Path) -> None:
+    network = ("--architecture", "cnn", "--gridsize", gridsize)
+    ptycho("simulate", "scan.npz", *SIMULATION)
+    ptycho("train", "scan.npz", *network, *SIZE, *LENGTH, "--output-dir", "run")
+    ptycho("infer", "run", "scan.npz", "--output-dir", "recon")
+    _check(tmp_path, "cnn", gridsize)
+
+
+@pytest.mark.parametrize("name", ["fno", "ffno", "hybrid-resnet"])
+def test_fourier_networks(name: str, here: Path) -> None:
+    train = ("train", "scan.npz", "--architecture", name, *SIZE, *LENGTH, "--output-dir", "run")
+    for command in (
+        ("simulate", "scan.npz", *SIMULATION),
+        train,
+        ("infer", "run", "scan.npz", "--output-dir", "recon"),
+    ):
+        assert main([str(word) for word in command]) == 0
+    _check(here, name, 1)
+
+
+def test_the_command_lists_every_network(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = ["train", "none.npz", "--architecture", "help", "--output-dir", "run", "--json"]
+    assert main(listing) == 0
+    assert capsys.readouterr().out.count("\n") >= 1
