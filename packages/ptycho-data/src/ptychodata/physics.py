@@ -115,7 +115,7 @@ def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
 def shift_object(patches: Complex, shift_px: Real) -> Complex:
     """Move the content of object patches by +d, bilinearly: (T_d O)(u) = O(u − d).
 
-    ``T_d`` is a matrix per axis, the hat function max(0, 1 − |u − v − d|), so its adjoint is
+    ``T_d`` is a matrix per axis, the hat function ``max(0, 1 − |u − v − d|)``, so its adjoint is
     T_{−d}; it takes 0 beyond the patch.  Unlike a Fourier shift it neither wraps nor rings, and
     it is not exact: half a pixel halves what lies at the Nyquist frequency and more.  For networks
     whose patches are centred on the exact position r = n + f: T_f brings such a patch into the
