@@ -142,3 +142,42 @@ def test_config_show_names_the_source(monkeypatch, tmp_path, ptycho):
     assert "PTYCHO_LEARNING_RATE" in shown["training.learning_rate"]["source"]
     assert shown["training.seed"] == {"value": 42, "source": "default"}
     assert ptycho("config", "show", "trainings").code == 2
+
+
+def test_convert_writes_the_format_that_is_named(scan, tmp_path, ptycho):
+    target = tmp_path / "product.h5"
+    outcome = ptycho("convert", scan, target, "--format", "ptychodus")
+    assert outcome.code == 0, outcome.err
+    assert "diffraction.h5" in outcome.out
+    assert "amplitudes were squared" in outcome.out
+    again = ptycho("convert", target, tmp_path / "back.npz", "--json")
+    assert again.code == 0, again.err
+    assert again.json["n_patterns"] == 25
+    np.testing.assert_allclose(read(target).counts(), read(scan).counts(), rtol=1e-6)
+    target.unlink()
+    assert ptycho("convert", scan, target, "--format", "ptychodus").code == 3  # the other is there
+    assert ptycho("convert", scan, tmp_path / "x.h5").code == 2
+    assert ptycho("convert", scan, tmp_path / "x.h5", "--format", "hdf").code == 2
+
+
+def test_convert_turns_crops_and_scales(write_scan, tmp_path, ptycho):
+    scan = write_scan("plain.npz", objectGuess=None)
+    target = tmp_path / "out.npz"
+    flags = ("--flip-y", "--swap-xy", "--negate-x", "--photon-energy-ev", 8000, "--json")
+    outcome = ptycho("convert", scan, target, *flags)
+    assert outcome.code == 0, outcome.err
+    before, after = read(scan), read(target)
+    np.testing.assert_array_equal(after.positions_px, before.positions_px[:, ::-1] * [1, -1])
+    flipped = np.roll(before.diffraction[:, ::-1], 1, axis=1)
+    np.testing.assert_array_equal(after.diffraction, flipped)
+    assert after.photon_energy_eV == 8000
+    assert any("flip-y" in note for note in outcome.json["notes"])
+
+
+def test_near_field_scans_convert_but_are_not_reconstructed(write_scan, tmp_path, ptycho):
+    scan = write_scan("near.npz", near_field=True)
+    assert ptycho("convert", scan, tmp_path / "out.npz", "--json").json["near_field"] is True
+    assert ptycho("inspect", scan).code in (0, 4)
+    outcome = ptycho("train", scan, "--backend", "stub", "--output-dir", tmp_path / "run")
+    assert outcome.code == 4
+    assert "near-field" in outcome.err

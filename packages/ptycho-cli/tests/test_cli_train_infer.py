@@ -93,7 +93,7 @@ def test_infer_writes_image_pictures_and_scores(trained, scan, tmp_path, ptycho)
     folder = tmp_path / "recon"
     outcome = ptycho("infer", trained, scan, "--output-dir", folder)
     assert outcome.code == 0, outcome.err
-    results = {"reconstruction.npz", "amplitude.png", "phase.png", "metrics.json"}
+    results = {"reconstruction.npz", "product.h5", "amplitude.png", "phase.png", "metrics.json"}
     assert {path.name for path in folder.iterdir()} == results | RECORDS
     with np.load(folder / "reconstruction.npz", allow_pickle=False) as image:
         assert set(image) == {
@@ -120,6 +120,8 @@ def test_infer_takes_the_bundle_file_and_a_scan_without_truth(
     )
     assert outcome.code == 0, outcome.err
     assert "scores" not in outcome.json
+    assert not (tmp_path / "r" / "product.h5").exists()
+    assert "no product.h5" in outcome.err
     assert outcome.json["residuals"]["r_factor"] > 0
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ptychoconfig.errors import ConfigError, DataError, UsageError
 from ptychoconfig.schema import DataConfig
 from ptychodata.contracts import Scan
-from ptychodata.formats import formats, npz, read, read_shapes, write
+from ptychodata.formats import formats, npz, read, read_shapes, writable, write
 
 P, N = 6, 32
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
@@ -380,7 +380,7 @@ REFUSED: dict[str, tuple[Arrays, str]] = {
     "rank 5": ({"diffraction": np.ones((P, N, N, 1, 1))}, "'diffraction'"),
     "channels": ({"diffraction": np.ones((P, N, N, 3))}, "'diffraction'"),
     "oblong": ({"diffraction": np.ones((P, N, N + 2))}, "'diffraction'.*square"),
-    "odd": ({"diffraction": np.ones((P, 31, 31)), "probeGuess": None}, "N even"),
+    "odd": ({"diffraction": np.ones((P, 31, 31)), "probeGuess": None}, "even side"),
     "more positions": ({"diffraction": without_last("diffraction")}, "6 positions.*5 patterns"),
     "fewer positions": (
         {"xcoords": without_last("xcoords"), "ycoords": without_last("ycoords")},
@@ -423,13 +423,16 @@ def test_writing_needs_a_name_and_a_place(tmp_path: Path) -> None:
     scan = random_scan(0, "counts", "uint16", 1.0, 1)
     with pytest.raises(UsageError, match=r"\.npz"):
         write(scan, tmp_path / "scan.h5")
+    with pytest.raises(UsageError, match="--format: expected one of npz"):
+        write(scan, tmp_path / "scan.npz", "nps")
     with pytest.raises(ConfigError, match="--output"):
         write(scan, tmp_path / "missing" / "scan.npz")
     assert os.listdir(tmp_path) == []
 
 
 def test_the_formats_are_listed() -> None:
-    assert set(formats()) == {"npz", "tike"}
+    assert {"npz", "tike", "ptychodus"} <= set(formats())
+    assert set(writable()) <= set(formats())
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="the documentation lies in the repository only")

@@ -133,19 +133,21 @@ def conclude(
         The metrics, with ``output_dir`` and the ``gates`` that were not passed.
     """
     _warn(found, console)
-    _write(found, records, run)
+    _write(found, records, run, console)
     _announce(found, run, console)
     gates = _failed_gates(found.metrics, evaluation)
     return {"output_dir": str(run.path), "gates": gates, **found.metrics}
 
 
-def _write(found: Assessment, records: Records, run: "RunDir") -> None:
+def _write(found: Assessment, records: Records, run: "RunDir", console: Console) -> None:
     """Write the files, ``reconstruction.npz`` last."""
     from ptychocli.pictures import write_pictures
+    from ptychocli.rundir import write_product
     from ptychodata.results import write_reconstruction
 
     run.write_records(records.resolved, records.provenance)
     write_pictures(found.reconstruction, run.path)
+    write_product(found.reconstruction, found.scan, run.path, console)
     run.write_json("metrics.json", found.metrics)
     write_reconstruction(found.reconstruction, run.path)
 

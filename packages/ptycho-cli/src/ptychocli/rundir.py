@@ -22,8 +22,10 @@ from ptychoconfig.errors import ConfigError
 from ptychodata.files import atomic_path, dump_json, sha256_of
 
 if TYPE_CHECKING:
+    from ptychocli.console import Console
     from ptychoconfig.resolve import Resolved
     from ptychodata.backends import Progress
+    from ptychodata.contracts import Reconstruction, Scan
 
 __all__ = [
     "BUNDLE",
@@ -31,9 +33,10 @@ __all__ = [
     "open_run_dir",
     "provenance",
     "refuse_existing",
+    "write_product",
 ]
 
-BUNDLE = "wts.h5.zip"
+BUNDLE, PRODUCT = "wts.h5.zip", "product.h5"
 
 
 class RunDir:
@@ -128,6 +131,30 @@ def refuse_existing(path: Path, *, force: bool) -> None:
             f"{path}: expected a folder {path.parent} that can be written to, found none; "
             "create it or choose another"
         )
+
+
+def write_product(
+    reconstruction: "Reconstruction", scan: "Scan", folder: Path, console: "Console"
+) -> None:
+    """Write ``product.h5``, which Ptychodus opens, if the pixel size is known; else say why not."""
+    import math
+
+    from ptychodata.formats import ptychodus
+
+    if not math.isfinite(reconstruction.pixel_size_m):
+        console.note(
+            f"no {PRODUCT}: it needs the object pixel size, which {scan.name} does not have; "
+            "give --object-pixel-m"
+        )
+        return
+    ptychodus.write_product(
+        reconstruction,
+        folder / PRODUCT,
+        name=scan.name,
+        photon_energy_eV=scan.photon_energy_eV,
+        detector_distance_m=scan.detector_distance_m,
+        comments=f"reconstructed by ptycho {package_versions().get('ptycho-cli', '')}".strip(),
+    )
 
 
 def provenance(scans: Sequence[Path], **more: Any) -> dict[str, Any]:

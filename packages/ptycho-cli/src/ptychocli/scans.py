@@ -8,6 +8,7 @@ import numpy as np
 
 from ptychocli.console import Console
 from ptychocli.options import given
+from ptychoconfig.errors import DataError
 from ptychoconfig.resolve import resolve
 from ptychoconfig.schema import DataConfig
 from ptychodata.contracts import Scan
@@ -28,14 +29,30 @@ def resolve_data(
     return data, resolved
 
 
-def read_scans(paths: Sequence[Path], data: DataConfig, console: Console) -> list[Scan]:
+def read_scans(
+    paths: Sequence[Path], data: DataConfig, console: Console, *, near_field: bool = False
+) -> list[Scan]:
     """Read scans without the patterns in ``exclude``, and ``n_subsample`` of the rest; say so.
 
+    Args:
+        paths: scan files.
+        data: how to read them.
+        console: where to say what was read.
+        near_field: accept near-field scans, which cannot be reconstructed.
+
     Raises:
-        DataError: a file is missing or is no scan.
+        DataError: a file is missing or is no scan, or one of the near field.
         ConfigError: patterns are excluded or to be drawn that a scan does not have.
     """
-    return [_read(path, data, console) for path in paths]
+    scans = [_read(path, data, console) for path in paths]
+    for path, scan in zip(paths, scans, strict=True):
+        if scan.near_field and not near_field:
+            raise DataError(
+                f"{path}: expected a far-field scan, whose patterns are Fourier transforms of the "
+                "exit waves, found a near-field one, for which there is no forward model; "
+                "ptycho convert passes it on to another program"
+            )
+    return scans
 
 
 def _read(path: Path, data: DataConfig, console: Console) -> Scan:
@@ -101,6 +118,7 @@ def summary(scan: Scan) -> dict[str, Any]:
         "object_pixel_m": scan.object_pixel_m,
         "has_mask": scan.mask is not None,
         "has_truth": scan.truth is not None,
+        "near_field": scan.near_field,
         "notes": list(scan.notes),
     }
 

@@ -33,8 +33,8 @@ _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusi
 
 
 def flag_name(field: str) -> str:
-    """The flag that sets a field: ``learning_rate`` → ``--learning-rate``."""
-    return "--" + field.replace("_", "-")
+    """The flag that sets a field: ``learning_rate`` → ``--learning-rate``; units in lower case."""
+    return "--" + field.replace("_eV", "_ev").replace("_", "-")
 
 
 def environment_name(field: str) -> str:

@@ -196,6 +196,35 @@ class DataConfig(Section):
         description="Patterns to leave out of each scan before anything else: numbers from 0 in "
         "the file's order, and ranges with both ends.",
     )
+    photon_energy_eV: Positive | None = Field(  # noqa: N815 - the unit's symbol
+        None, description="Photon energy in eV, in place of the file's."
+    )
+    detector_distance_m: Positive | None = Field(
+        None, description="Distance from sample to detector in metres, in place of the file's."
+    )
+    detector_pixel_m: Positive | None = Field(
+        None, description="Side of a detector pixel in metres, in place of the file's."
+    )
+    object_pixel_m: Positive | None = Field(
+        None,
+        description="Side of an object pixel in metres, in place of the file's; by default it "
+        "follows from the three above.",
+    )
+    mask_file: str | None = Field(
+        None,
+        description="File of a mask (.npy, or .npz with a key `mask`), 1 = valid, in the frame of "
+        "the file's patterns.",
+    )
+    crop_px: PatternSide | None = Field(
+        None, description="Crop patterns to this side around the direct beam; before binning."
+    )
+    bin_px: int = Field(1, ge=1, le=64, description="Sum so many pixels along each axis to one.")
+    transpose: bool = Field(False, description="Swap the rows and columns of the patterns.")
+    flip_y: bool = Field(False, description="Turn the rows of the patterns about the centre.")
+    flip_x: bool = Field(False, description="Turn the columns of the patterns about the centre.")
+    swap_xy: bool = Field(False, description="Swap the x and y of the positions.")
+    negate_x: bool = Field(False, description="Change the sign of the positions' x.")
+    negate_y: bool = Field(False, description="Change the sign of the positions' y.")
 
 
 class TrainingConfig(Section):

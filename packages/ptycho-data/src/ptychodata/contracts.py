@@ -19,22 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
+from ptychodata.patterns import Patterns, blocks, rows
 
-__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan"]
+__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan", "intensity_sums"]
 
 Domain = Literal["counts", "amplitude"]
 ProbePower = Literal["absolute", "relative"]
 Index = slice | Sequence[int] | NDArray[np.integer[Any]]
-
-_CHUNK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
     """One measured or simulated scan, validated once.
 
-    Patterns stay in the dtype and domain of their file and may be memory-mapped; ``counts``
-    and ``amplitude`` give float32 for the patterns asked for.
+    Patterns stay in the dtype and domain of their file and may be memory-mapped, or read when
+    asked for (``LazyPatterns``); ``counts`` and ``amplitude`` give float32 for those asked for.
 
     Args:
         diffraction: (P, N, N) patterns ≥ 0 in ``domain``, DC at ``[N//2, N//2]``, N even.
@@ -52,6 +51,8 @@ class Scan:
         truth: (H, W) complex64 known object, whose pixel [0, 0] is at position (0, 0).
         true_positions_px: (P, 2) float64 where the probe really was, known of a simulated scan
             whose recorded positions are in error; to score against, never used otherwise.
+        near_field: whether the detector was in the near field of the object, for which there is
+            no forward model here: such a scan can be inspected and converted only.
         name: what to call the scan in messages and file names.
         notes: what the reader inferred, assumed or dropped, one sentence each.
         provenance: how the scan came to be, such as the settings and seed of a simulation: JSON
@@ -61,7 +62,7 @@ class Scan:
         DataError: a shape, dtype or value does not fit the contract.
     """
 
-    diffraction: NDArray[Any]
+    diffraction: Patterns
     positions_px: NDArray[np.float64]
     probe: NDArray[np.complex64] | None
     domain: Domain = "counts"
@@ -76,6 +77,7 @@ class Scan:
     detector_pixel_m: float = float("nan")
     truth: NDArray[np.complex64] | None = None
     true_positions_px: NDArray[np.float64] | None = None
+    near_field: bool = False
     name: str = "scan"
     notes: tuple[str, ...] = field(default=())
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -118,13 +120,10 @@ class Scan:
     @cached_property
     def photons(self) -> NDArray[np.float64]:
         """Σ counts over the valid pixels of each pattern: (P,) float64."""
-        chunk = max(1, _CHUNK_BYTES // (4 * self.N**2))
         total = np.empty(len(self), dtype=np.float64)
-        for start in range(0, len(self), chunk):
-            part = slice(start, start + chunk)
-            counts, valid = self.counts(part), self.valid(part)
-            total[part] = np.sum(counts, axis=(1, 2), dtype=np.float64, where=_where(valid))
-        return total
+        for part, block in blocks(self.diffraction):
+            total[part] = intensity_sums(block, self.valid(part), self.domain)
+        return total * (self.intensity_scale or 1.0) ** 2
 
     @cached_property
     def mean_photons(self) -> float:
@@ -157,7 +156,7 @@ class Scan:
         """The scan of the patterns ``index`` alone; every per-pattern array follows."""
         return replace(
             self,
-            diffraction=self.diffraction[index],
+            diffraction=rows(self.diffraction, index),
             positions_px=self.positions_px[index],
             mask=self.valid(index),
             scan_index=None if self.scan_index is None else self.scan_index[index],
@@ -190,8 +189,26 @@ class Reconstruction:
     probe_source: str = "file"
 
 
-def _where(valid: NDArray[np.bool_] | None) -> Any:
-    return True if valid is None else valid
+def intensity_sums(
+    patterns: NDArray[Any], valid: NDArray[np.bool_] | None, domain: Domain
+) -> NDArray[np.float64]:
+    """Σ of intensity over the valid pixels of each pattern, in the patterns' own unit.
+
+    Args:
+        patterns: (B, N, N) in ``domain``.
+        valid: (N, N) or (B, N, N), True = valid; None = all.
+        domain: what ``patterns`` hold.
+
+    Returns:
+        (B,) float64.
+    """
+    if domain == "amplitude":
+        patterns = np.square(patterns, dtype=np.float64)
+    flat = patterns.reshape(len(patterns), -1)
+    if valid is None:
+        return np.asarray(flat.sum(axis=1, dtype=np.float64))
+    chosen = np.broadcast_to(valid, patterns.shape).reshape(flat.shape)
+    return np.asarray(flat.sum(axis=1, dtype=np.float64, where=chosen))
 
 
 def _validate(scan: Scan) -> None:

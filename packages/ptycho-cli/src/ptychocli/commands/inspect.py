@@ -30,7 +30,7 @@ def inspect_file(
 
     with Console(quiet=True, as_json=as_json) as console:
         data, _ = resolve_data(given(settings), config)
-        [scan] = read_scans([source], data, console)
+        [scan] = read_scans([source], data, console, near_field=True)
         inspection = inspect_scan(scan)
         found = inspection.as_dict()
         _print(found, scan.notes, console)

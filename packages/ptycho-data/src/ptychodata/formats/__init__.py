@@ -1,7 +1,8 @@
 """File formats of scans: one small module each, found by what a file holds, not by its name.
 
-A module has ``NAME``, ``SUMMARY``, ``recognises``, ``shapes`` and ``read``; adding a format is
-writing one and naming it in ``_MODULES``.
+A module has ``NAME``, ``SUMMARY``, ``recognises``, ``shapes`` and ``read``; one that can write has
+``SUFFIXES``, which stand for it where no format is named, ``write``, and, if that writes more than
+one file, ``companions``.  Adding a format is writing one and naming it in ``_MODULES``.
 """
 
 import os
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptychoconfig.errors import DataError, UsageError
 from ptychodata.contracts import Scan
-from ptychodata.formats import npz, tike
+from ptychodata.formats import npz, ptychodus, tike
 from ptychodata.formats.recorded import to_scan
 from ptychodata.formats.source import Source, open_source
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from ptychoconfig.schema import DataConfig
 
-__all__ = ["Shapes", "formats", "read", "read_shapes", "write"]
+__all__ = ["Shapes", "formats", "outputs", "read", "read_shapes", "writable", "write"]
 
-_MODULES = (npz, tike)
+_MODULES = (npz, tike, ptychodus)
 
 
 class Shapes(NamedTuple):
@@ -41,6 +42,11 @@ def formats() -> dict[str, str]:
     return {module.NAME: module.SUMMARY for module in _MODULES}
 
 
+def writable() -> dict[str, str]:
+    """Formats that can be written: name → one line."""
+    return {module.NAME: module.SUMMARY for module in _MODULES if hasattr(module, "write")}
+
+
 def read(
     path: str | os.PathLike[str],
     *,
@@ -49,17 +55,18 @@ def read(
 ) -> Scan:
     """Read a scan file of any known format.
 
-    Large uncompressed patterns are mapped, not read.  What was inferred, assumed, dropped or
+    Large patterns are mapped, or read when asked for.  What was inferred, assumed, dropped or
     overridden stands in ``Scan.notes``.
 
     Args:
         path: the file.
-        options: settings that override what the file records (``domain``, ``nphotons``,
-            ``probe_power``); subsampling is not applied here.
+        options: settings that override what the file records, and how its frames lie;
+            subsampling is not applied here.
         name: what to call the scan; by default the file's name without suffixes.
 
     Raises:
         DataError: the file is missing, broken, ambiguous, or not what its name says.
+        ConfigError: the patterns cannot be cropped or binned as asked.
     """
     with open_source(path) as source:
         recorded = _module_of(source).read(source)
@@ -76,16 +83,50 @@ def read_shapes(path: str | os.PathLike[str]) -> Shapes:
         return Shapes(*_module_of(source).shapes(source))
 
 
-def write(scan: Scan, path: str | os.PathLike[str]) -> None:
-    """Write a scan as canonical NPZ; reading it gives the same scan.
+def write(scan: Scan, path: str | os.PathLike[str], format: str | None = None) -> tuple[str, ...]:
+    """Write a scan; reading it gives the same scan, as far as the format can hold it.
+
+    Args:
+        scan: the scan.
+        path: file to write.
+        format: one of ``writable()``; by default the one that the suffix of ``path`` stands for.
+
+    Returns:
+        What was assumed or dropped, one sentence each.
 
     Raises:
-        UsageError: the name does not end in ``.npz``.
+        UsageError: there is no such format, or the suffix tells none.
+        DataError: the scan lacks what the format cannot be without.
         ConfigError: the place is not writable.
     """
-    if Path(path).suffix.lower() != ".npz":
-        raise UsageError(f"--output: expected a name ending in .npz, found {path}")
-    npz.write(scan, path)
+    notes: tuple[str, ...] = _writer(Path(path), format).write(scan, Path(path))
+    return notes
+
+
+def outputs(path: str | os.PathLike[str], format: str | None = None) -> tuple[Path, ...]:
+    """The files that ``write`` would write.
+
+    Raises:
+        UsageError: as ``write``.
+    """
+    module = _writer(Path(path), format)
+    more = module.companions(Path(path)) if hasattr(module, "companions") else ()
+    return (Path(path), *more)
+
+
+def _writer(path: Path, name: str | None) -> "ModuleType":
+    able = [module for module in _MODULES if hasattr(module, "write")]
+    for module in able:
+        if name == module.NAME or (name is None and path.suffix.lower() in module.SUFFIXES):
+            return module
+    known = ", ".join(module.NAME for module in able)
+    if name is None:
+        suffixes = " or ".join(suffix for module in able for suffix in module.SUFFIXES)
+        raise UsageError(
+            f"--output: expected a name ending in {suffixes}, or a format named with --format "
+            f"({known}), found {path}"
+        )
+    raise UsageError(f"--format: expected one of {known}, found {name!r}")
 
 
 def _stem(path: Path) -> str:
@@ -98,10 +139,11 @@ def _module_of(source: Source) -> "ModuleType":
         if module.recognises(source):
             return module
     known = "; ".join(formats().values())
-    if source.archive is None:
+    if source.tree is None:
         found = f"something else, which begins with {source.data[:16].tobytes()!r}"
     else:
-        found = f"an archive with the keys {', '.join(sorted(source.members)) or '(none)'}"
+        kind = "an archive" if source.hdf5 is None else "an HDF5 file"
+        found = f"{kind} with the keys {', '.join(sorted(source.tree.names())[:30]) or '(none)'}"
     raise DataError(
         f"{source.path}: expected one of these formats: {known}; found {found}; "
         "check that this is the scan"

@@ -20,10 +20,12 @@ from ptychodata.contracts import Domain, ProbePower, Scan
 from ptychodata.files import atomic_path, dump_json, parse_json, stored_member
 from ptychodata.formats.recorded import Recorded
 from ptychodata.formats.source import Source
+from ptychodata.patterns import Patterns, blocks
 
-__all__ = ["NAME", "SUMMARY", "read", "recognises", "shapes", "write"]
+__all__ = ["NAME", "SUFFIXES", "SUMMARY", "read", "recognises", "shapes", "write"]
 
 NAME = "npz"
+SUFFIXES = (".npz",)
 SUMMARY = "canonical NPZ: diffraction or diff3d, probeGuess, xcoords, ycoords (PtychoPINN)"
 
 _PATTERNS = ("diffraction", "diff3d")
@@ -43,6 +45,7 @@ _READ = {
     *("probeGuess", "xcoords", "ycoords", "objectGuess", "scan_index", "axes", "_metadata"),
     *("domain", "intensity_scale", "nphotons", "probe_power", "mask", "bad_pixels", "background"),
     *("xcoords_true", "ycoords_true"),
+    *("near_field", "has_dose"),
 }
 
 
@@ -88,6 +91,8 @@ def read(source: Source) -> Recorded:
         scan_index=_scan_index(source),
         truth=_truth(source),
         true_positions_px=_true_positions(source),
+        near_field=bool(_scalar(source, "near_field")),
+        has_dose=_scalar(source, "has_dose") != 0,
         geometry=_geometry(source),
         notes=notes,
         stored_notes=_stored_notes(metadata),
@@ -286,7 +291,7 @@ def _truth(source: Source) -> NDArray[Any] | None:
 def _scalar(source: Source, key: str) -> float | None:
     if key not in source.members:
         return None
-    value = _numeric(source, key, "uif", "a number")
+    value = _numeric(source, key, "buif", "a number")
     if value.size != 1:
         raise _refuse(source, key, "one number", f"shape {value.shape}", "store a scalar")
     return float(value.reshape(-1)[0])
@@ -361,7 +366,7 @@ def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write(scan: Scan, path: str | os.PathLike[str]) -> None:
+def write(scan: Scan, path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Write a scan as canonical NPZ, uncompressed and byte-identical for identical scans.
 
     The patterns are written in the domain and dtype that the scan has, which the key ``domain``
@@ -373,13 +378,13 @@ def write(scan: Scan, path: str | os.PathLike[str]) -> None:
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for key, array in _arrays(scan).items():
             _write_array(archive, key, array)
+    return ()
 
 
-def _arrays(scan: Scan) -> dict[str, NDArray[Any]]:
-    """Key → array; what the scan does not know is left out."""
+def _arrays(scan: Scan) -> dict[str, Patterns]:
+    """Key → array; what the scan does not know is left out, the patterns stay where they are."""
     known: dict[str, Any] = {
         "axes": "P,y,x",
-        "diffraction": scan.diffraction,
         "domain": scan.domain,
         "intensity_scale": scan.intensity_scale,
         "nphotons": scan.mean_photons if scan.has_dose else None,
@@ -393,6 +398,8 @@ def _arrays(scan: Scan) -> dict[str, NDArray[Any]]:
         "background": scan.background,
         "scan_index": scan.scan_index,
         "objectGuess": scan.truth,
+        "near_field": True if scan.near_field else None,
+        "has_dose": None if scan.has_dose or scan.domain == "amplitude" else False,
         **{name: _unless_nan(getattr(scan, name)) for name in _GEOMETRY},
         "_metadata": dump_json(
             {
@@ -402,7 +409,8 @@ def _arrays(scan: Scan) -> dict[str, NDArray[Any]]:
             }
         ),
     }
-    return {key: np.asarray(value) for key, value in known.items() if value is not None}
+    arrays: dict[str, Patterns] = {"diffraction": scan.diffraction}
+    return arrays | {k: np.asarray(value) for k, value in known.items() if value is not None}
 
 
 def _unless_nan(value: float) -> float | None:
@@ -421,11 +429,14 @@ def _unscaled_probe(scan: Scan) -> NDArray[Any] | None:
     return stored[0] if len(stored) == 1 else stored
 
 
-def _write_array(archive: zipfile.ZipFile, key: str, array: NDArray[Any]) -> None:
-    """Write one array in NPY format 1, row by row so that a mapped one stays on the disk."""
+def _write_array(archive: zipfile.ZipFile, key: str, array: Patterns) -> None:
+    """Write one array in NPY format 1, block by block so that patterns stay on the disk."""
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
     large = array.nbytes > 2**30
     with archive.open(stored_member(f"{key}.npy"), "w", force_zip64=large) as stream:
         np.lib.format.write_array_header_1_0(stream, {**header, "shape": array.shape})
-        for row in array if array.ndim == 3 else (array,):
-            stream.write(row.tobytes())
+        if array.ndim == 3:
+            for _, block in blocks(array):
+                stream.write(np.ascontiguousarray(block).data)
+        else:
+            stream.write(np.asarray(array).tobytes())

@@ -4,7 +4,6 @@ A format module turns its layout into ``Recorded`` and leaves units alone.  ``to
 checks the values, applies the settings of ``DataConfig``, and notes what it assumed.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
-from ptychodata.contracts import Domain, ProbePower, Scan
+from ptychodata.contracts import Domain, ProbePower, Scan, intensity_sums
+from ptychodata.formats.adjust import adjust
+from ptychodata.formats.units import object_pixel_m
+from ptychodata.patterns import Patterns, blocks, mapped
 
 if TYPE_CHECKING:
     from ptychoconfig.schema import DataConfig
@@ -22,7 +24,6 @@ __all__ = ["DOSE_TOLERANCE", "Recorded", "object_pixel_m", "to_scan"]
 DOSE_TOLERANCE = 0.01
 """Relative difference up to which two records of the dose agree."""
 
-_PLANCK_LIGHT_EV_M = 1.239841984e-6  # hc (CODATA 2018)
 _CHUNK_BYTES = 2**20  # stays in the cache
 
 
@@ -33,10 +34,14 @@ class Recorded:
     Args:
         where: the file, for messages.
         key: the patterns' key in the file, for messages.
-        diffraction: (P, N, N) patterns, DC at ``[N//2, N//2]``.
-        positions_px: (P, 2) probe centres (y, x).
+        diffraction: (P, H, W) patterns, DC at ``[H//2, W//2]`` or at ``beam_yx_px``.
+        positions_px: (P, 2) probe centres (y, x); or
+        positions_m: the same in metres.
         probe: (M, N, N), to be multiplied by the intensity scale.
         domain, intensity_scale, nphotons, probe_power: None where the file is silent.
+        truth_centre_m: position (y, x) of the middle of ``truth``, beside ``positions_m``.
+        beam_yx_px: pixel of the direct beam; None = ``[H//2, W//2]``.
+        has_dose: whether counts are photons; False where a writer knew that they are not.
         geometry: ``Scan`` field → value in SI units (energy in eV).
         notes: what the format module inferred, assumed or dropped.
         stored_notes: the notes that the file carries.
@@ -46,8 +51,9 @@ class Recorded:
 
     where: str
     key: str
-    diffraction: NDArray[Any]
-    positions_px: NDArray[Any]
+    diffraction: Patterns
+    positions_px: NDArray[Any] | None = None
+    positions_m: NDArray[Any] | None = None
     probe: NDArray[Any] | None = None
     domain: Domain | None = None
     intensity_scale: float | None = None
@@ -58,6 +64,10 @@ class Recorded:
     scan_index: NDArray[np.int64] | None = None
     truth: NDArray[Any] | None = None
     true_positions_px: NDArray[Any] | None = None
+    truth_centre_m: tuple[float, float] | None = None
+    beam_yx_px: tuple[float, float] | None = None
+    near_field: bool = False
+    has_dose: bool = True
     geometry: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     stored_notes: tuple[str, ...] = ()
@@ -65,18 +75,21 @@ class Recorded:
 
 
 def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan:
-    """Settle domain, dose and probe power, check every value, and build the scan.
+    """Settle frames, domain, dose and probe power, check every value, and build the scan.
 
     Raises:
         DataError: a value is impossible, or two records contradict each other.
     """
     domain = _domain(recorded, options)
-    patterns = _plain(recorded.diffraction)
-    patterns, mean_sum = _checked(recorded, patterns, domain)
-    scale = _intensity_scale(recorded, options, domain, mean_sum)
-    return Scan(
+    adjust(recorded, options, domain)
+    _check_frame(recorded)
+    geometry = _geometry(recorded, recorded.diffraction.shape[-1])
+    positions = _positions(recorded, geometry)
+    patterns, sums = _checked(recorded, _plain(recorded.diffraction), domain)
+    scale = _intensity_scale(recorded, options, domain, float(sums.mean()))
+    scan = Scan(
         diffraction=patterns,
-        positions_px=np.ascontiguousarray(recorded.positions_px, dtype=np.float64),
+        positions_px=positions,
         probe=_probe(recorded, scale),
         domain=domain,
         intensity_scale=scale,
@@ -84,13 +97,47 @@ def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan
         mask=recorded.mask,
         background=_real(recorded.background),
         scan_index=recorded.scan_index,
-        truth=_truth(recorded),
         true_positions_px=recorded.true_positions_px,
-        **_geometry(recorded, patterns.shape[-1]),
+        truth=_truth(recorded, positions),
+        near_field=recorded.near_field,
+        **geometry,
         name=name,
         notes=tuple(dict.fromkeys((*recorded.stored_notes, *recorded.notes))),
         provenance=recorded.provenance,
     )
+    scan.__dict__["photons"] = sums * (scale or 1.0) ** 2  # known now: spares reading them again
+    return scan
+
+
+def _check_frame(recorded: Recorded) -> None:
+    """Patterns must be square, and of an even side, by now."""
+    shape = recorded.diffraction.shape
+    if len(shape) != 3 or 0 in shape or shape[1] != shape[2] or shape[1] % 2:
+        raise DataError(
+            f"{recorded.where}: key {recorded.key!r}: expected square patterns of an even side, "
+            f"found {shape[0]} of {' × '.join(map(str, shape[1:]))} pixels; "
+            "crop them around the beam with --crop-px"
+        )
+
+
+def _positions(recorded: Recorded, geometry: dict[str, float]) -> NDArray[np.float64]:
+    """Positions in object pixels, from pixels or metres, registered to the known object."""
+    if recorded.positions_px is not None:
+        return np.ascontiguousarray(recorded.positions_px, dtype=np.float64)
+    assert recorded.positions_m is not None
+    pixel = geometry.get("object_pixel_m")
+    if pixel is None:
+        known = ", ".join(f"{name} = {value:.6g}" for name, value in geometry.items())
+        raise DataError(
+            f"{recorded.where}: expected an object pixel size, to turn positions in metres into "
+            f"pixels, found {known or 'no geometry'}; give --object-pixel-m, or "
+            "--photon-energy-ev, --detector-distance-m and --detector-pixel-m"
+        )
+    positions = np.asarray(recorded.positions_m, dtype=np.float64) / pixel
+    if recorded.truth is not None and recorded.truth_centre_m is not None:
+        middle = np.array(recorded.truth.shape[-2:]) / 2
+        positions += middle - np.asarray(recorded.truth_centre_m) / pixel
+    return np.ascontiguousarray(positions)
 
 
 def _domain(recorded: Recorded, options: "DataConfig | None") -> Domain:
@@ -114,51 +161,63 @@ def _domain(recorded: Recorded, options: "DataConfig | None") -> Domain:
     return "amplitude"
 
 
-def _plain(patterns: NDArray[Any]) -> NDArray[Any]:
+def _plain(patterns: Patterns) -> Patterns:
     """Patterns in an integer dtype or float32; what is neither is converted once."""
+    if patterns.dtype.kind == "b":
+        return mapped(patterns, lambda block, _: block.astype(np.uint8), dtype=np.uint8)
     if patterns.dtype.kind == "f" and patterns.dtype != np.float32:
-        with np.errstate(over="ignore"):  # infinity is found by the check of values
-            return patterns.astype(np.float32, order="C")
-    return patterns if patterns.flags.c_contiguous else np.ascontiguousarray(patterns)
+        return mapped(patterns, _single, dtype=np.float32)
+    if isinstance(patterns, np.ndarray) and not patterns.flags.c_contiguous:
+        return np.ascontiguousarray(patterns)
+    return patterns
 
 
-def _parts(patterns: NDArray[Any]) -> Iterator[slice]:
-    step = max(1, _CHUNK_BYTES // (8 * patterns.shape[-1] ** 2))
-    for start in range(0, len(patterns), step):
-        yield slice(start, start + step)
+def _single(block: NDArray[Any], _: slice) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # infinity is found by the check of values
+        return block.astype(np.float32)
 
 
 def _checked(
-    recorded: Recorded, patterns: NDArray[Any], domain: Domain
-) -> tuple[NDArray[Any], float]:
-    """Patterns that are finite and ≥ 0, and their mean Σ of intensity in the file's unit."""
-    total, hidden = 0.0, 0
-    for part in _parts(patterns):
-        block = patterns[part]
+    recorded: Recorded, patterns: Patterns, domain: Domain
+) -> tuple[Patterns, NDArray[np.float64]]:
+    """Patterns that are finite and ≥ 0, and Σ of intensity of each, (P,), in the file's unit."""
+    sums, hidden = np.empty(len(patterns)), 0
+    for part, block in blocks(patterns, _CHUNK_BYTES):
         mask = recorded.mask
-        valid = np.broadcast_to(
-            True if mask is None else mask[part] if mask.ndim == 3 else mask, block.shape
-        )
-        bad = ~((block >= 0) & (block < np.inf))
-        if np.any(bad & valid):
-            at = np.argwhere(bad & valid)[0]
-            raise DataError(
-                f"{recorded.where}: key {recorded.key!r}: expected finite values ≥ 0, found "
-                f"{block[tuple(at)]} at pattern {part.start + at[0]}, pixel "
-                f"[{at[1]}, {at[2]}]; mark bad pixels False in the key 'mask'"
-            )
-        hidden += int(np.count_nonzero(bad))
-        used = np.where(valid & ~bad, block, 0).astype(np.float64)
-        total += float(np.vdot(used, used) if domain == "amplitude" else used.sum())
-    if not total > 0:
+        valid = mask[part] if mask is not None and mask.ndim == 3 else mask
+        if not (block.min() >= 0 and block.max() < np.inf):  # NaN is neither
+            hidden += _masked_values(recorded, block, valid, part.start)
+            block = _without_bad(block, part)
+        sums[part] = intensity_sums(block, valid, domain)
+    if not sums.sum() > 0:
         raise DataError(
             f"{recorded.where}: key {recorded.key!r}: expected photons in some pattern, found "
             "only zeros; check how the file was written"
         )
     if hidden:
         recorded.notes.append(f"{hidden} masked values, NaN or negative, were set to 0.")
-        patterns = np.where((patterns >= 0) & (patterns < np.inf), patterns, patterns.dtype.type(0))
-    return patterns, total / len(patterns)
+        patterns = mapped(patterns, _without_bad)
+    return patterns, sums
+
+
+def _masked_values(
+    recorded: Recorded, block: NDArray[Any], valid: NDArray[np.bool_] | None, start: int
+) -> int:
+    """How many values are NaN, infinite or negative; all must be masked."""
+    bad = ~((block >= 0) & (block < np.inf))
+    shown = bad if valid is None else bad & valid
+    if shown.any():
+        at = np.argwhere(shown)[0]
+        raise DataError(
+            f"{recorded.where}: key {recorded.key!r}: expected finite values ≥ 0, found "
+            f"{block[tuple(at)]} at pattern {start + at[0]}, pixel [{at[1]}, {at[2]}]; "
+            "mark bad pixels False in the file's mask, or in one given with --mask-file"
+        )
+    return int(np.count_nonzero(bad))
+
+
+def _without_bad(block: NDArray[Any], _: slice) -> NDArray[Any]:
+    return np.where((block >= 0) & (block < np.inf), block, block.dtype.type(0))
 
 
 def _intensity_scale(
@@ -167,7 +226,7 @@ def _intensity_scale(
     """The scale s of counts = (amplitude · s)²; ``mean_sum`` is the mean Σ at s = 1."""
     asked = None if options is None else options.nphotons
     scale, nphotons = recorded.intensity_scale, recorded.nphotons
-    if scale is None and domain == "counts":
+    if scale is None and domain == "counts" and recorded.has_dose:
         scale = 1.0
     if asked is not None:
         if scale is not None or nphotons is not None:
@@ -225,11 +284,11 @@ def _probe_power(
     return power
 
 
-def _truth(recorded: Recorded) -> NDArray[np.complex64] | None:
+def _truth(recorded: Recorded, positions: NDArray[np.float64]) -> NDArray[np.complex64] | None:
     """The known object, if the positions index into it; otherwise it cannot be scored against."""
     if recorded.truth is None:
         return None
-    truth, positions = recorded.truth, recorded.positions_px
+    truth = recorded.truth
     inside = truth.ndim == 2 and (positions >= 0).all() and (positions < truth.shape).all()
     if not inside:
         recorded.notes.append(
@@ -254,14 +313,3 @@ def _geometry(recorded: Recorded, side: int) -> dict[str, Any]:
             f"the object pixel, {pixel:.4g} m, follows from energy, distance and detector pixel."
         )
     return found
-
-
-def object_pixel_m(
-    side: int,
-    photon_energy_eV: float,  # noqa: N803 - the unit's symbol
-    detector_distance_m: float,
-    detector_pixel_m: float,
-) -> float:
-    """Object pixel dx = λz / (N·Δ) in metres, of the far field on ``side`` = N detector pixels."""
-    wavelength_m = _PLANCK_LIGHT_EV_M / photon_energy_eV
-    return wavelength_m * detector_distance_m / (side * detector_pixel_m)

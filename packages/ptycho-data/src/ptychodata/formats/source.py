@@ -18,12 +18,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
+
+if TYPE_CHECKING:
+    from ptychodata.formats.hdf5 import Hdf5
+    from ptychodata.formats.tree import Tree
 
 __all__ = ["Member", "Source", "open_source"]
 
@@ -78,12 +82,23 @@ class Source:
         data: its bytes, uncompressed; mapped from the disk where possible.
         archive: the same as a zip archive; None if it is none.
         members: array key → header, for an NPZ archive.
+        hdf5: the same as an open HDF5 file; None if it is none.
     """
 
     path: Path
     data: NDArray[np.uint8]
     archive: zipfile.ZipFile | None
     members: Mapping[str, Member]
+    hdf5: "Hdf5 | None" = None
+
+    @property
+    def tree(self) -> "Tree | None":
+        """Arrays and attributes by name, of an HDF5 file or an archive."""
+        from ptychodata.formats.tree import NpzTree
+
+        if self.hdf5 is not None or self.archive is None:
+            return self.hdf5
+        return NpzTree(self)
 
     def array(self, key: str) -> NDArray[Any]:
         """Read or map the array ``key``, in native byte order.
@@ -147,6 +162,12 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
     """
     file = Path(path)
     data = _bytes_of(file)
+    if isinstance(data, np.memmap) and _may_be_hdf5(data):
+        from ptychodata.formats.hdf5 import open_hdf5
+
+        with open_hdf5(file) as tree:
+            yield Source(file, data, None, {}, tree)
+        return
     if not _starts(data, b"PK\3\4"):
         yield Source(file, data, None, {})
         return
@@ -164,6 +185,11 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
 
 def _starts(data: NDArray[np.uint8], magic: bytes) -> bool:
     return data[: len(magic)].tobytes() == magic
+
+
+def _may_be_hdf5(data: NDArray[np.uint8]) -> bool:
+    """Whether HDF5's signature stands at 0, or after a user block, as in MATLAB's files."""
+    return any(_starts(data[at:], b"\x89HDF\r\n\x1a\n") for at in (0, 512, 1024, 2048))
 
 
 def _bytes_of(file: Path) -> NDArray[np.uint8]:
