@@ -18,6 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("ptychocli.commands.convert", "Read a scan in any known format, write NPZ."),
     "simulate": ("ptychocli.commands.simulate", "Simulate a scan whose object is known."),
     "inspect": ("ptychocli.commands.inspect", "Check a scan before using it."),
+    "evaluate": (
+        "ptychocli.commands.evaluate",
+        "Compare images with a known object, or each other.",
+    ),
     "config": ("ptychocli.commands.config", "Write, check and explain settings files."),
     "demo": ("ptychocli.commands.demo", "Simulate, train, infer and score: the whole way."),
 }

@@ -265,10 +265,10 @@ def score(
 
     Returns:
         ``amplitude_ssim``, ``phase_ssim``, their ``…_psnr_db``, ``amplitude_mae``,
-        ``phase_mae_rad``, ``amplitude_correlation`` (Pearson, 0 for a flat image) and
-        ``complex_correlation``, and the fitted ``scale``, ``shift_y_px``, ``shift_x_px``,
-        ``ramp_y_rad_per_px``, ``ramp_x_rad_per_px``.  What the truth leaves undefined, such as
-        the phase's SSIM where it has no phase, is left out.
+        ``phase_mae_rad``, ``amplitude_correlation`` and ``phase_correlation`` (Pearson, 0 for a
+        flat image), ``complex_correlation``, and the fitted ``scale``, ``shift_y_px``,
+        ``shift_x_px``, ``ramp_y_rad_per_px``, ``ramp_x_rad_per_px``.  What the truth leaves
+        undefined, such as the phase's SSIM where it has no phase, is left out.
 
     Raises:
         DataError: the two objects do not both hold the box.
@@ -318,9 +318,6 @@ def _figures(ours: Complex, truth: Complex) -> dict[str, float]:
     """Every score of an aligned object over the box."""
     amplitude = np.abs(truth), np.abs(ours)
     phase = _phases(ours, truth)
-    centred = [a - a.mean() for a in amplitude]
-    norm = np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])
-    flat = norm <= 1e-12 * np.linalg.norm(truth) * np.linalg.norm(ours)
     overlap = np.linalg.norm(truth) * np.linalg.norm(ours)
     return {
         "amplitude_ssim": _ssim(*amplitude),
@@ -329,9 +326,18 @@ def _figures(ours: Complex, truth: Complex) -> dict[str, float]:
         "phase_psnr_db": _psnr_db(*phase),
         "amplitude_mae": float(np.mean(np.abs(amplitude[0] - amplitude[1]))),
         "phase_mae_rad": float(np.mean(np.abs(phase[0] - phase[1]))),
-        "amplitude_correlation": 0.0 if flat else float(np.sum(centred[0] * centred[1]) / norm),
+        "amplitude_correlation": _pearson(*amplitude),
+        "phase_correlation": _pearson(*phase),
         "complex_correlation": float(np.abs(np.vdot(truth, ours)) / overlap) if overlap else 0.0,
     }
+
+
+def _pearson(known: Real, found: Real) -> float:
+    """Pearson's correlation of two images; 0 if one of them is even."""
+    centred = [image - image.mean() for image in (known, found)]
+    norm = np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])
+    even = norm <= 1e-12 * float(np.linalg.norm(known) * np.linalg.norm(found))
+    return 0.0 if even else float(np.sum(centred[0] * centred[1]) / norm)
 
 
 def common_box(
