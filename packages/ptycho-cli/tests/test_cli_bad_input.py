@@ -141,9 +141,9 @@ def test_output_file_in_a_folder_that_is_missing(scan, tmp_path, ptycho):
 
 def test_subprocess_refuses_a_second_run(trained, scan, shell):
     argv = ("train", scan, "--backend", "stub", "--output-dir", trained)
-    before = {path: path.read_bytes() for path in trained.iterdir()}
+    before = {path: path.read_bytes() for path in trained.rglob("*.*") if path.is_file()}
     _check(shell(*argv), CONFIG, "--force")
-    assert {path: path.read_bytes() for path in trained.iterdir()} == before
+    assert {path: path.read_bytes() for path in trained.rglob("*.*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

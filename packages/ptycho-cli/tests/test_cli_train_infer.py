@@ -14,7 +14,11 @@ RECORDS = {"config.resolved.yaml", "events.jsonl", "provenance.json", "run.log"}
 
 
 def test_train_writes_the_run_directory(trained):
-    assert {path.name for path in trained.iterdir()} == RECORDS | {"wts.h5.zip", "metrics.csv"}
+    assert {path.name for path in trained.iterdir()} == RECORDS | {
+        "wts.h5.zip",
+        "metrics.csv",
+        "checkpoints",
+    }
     assert read_bundle(trained).history["train_loss"] == [1.0, 0.5]
 
 
@@ -193,6 +197,67 @@ def test_first_interrupt_saves_and_stops(scan, tmp_path, ptycho):
     assert outcome.code == 130
     assert "saving" in outcome.err
     assert read_bundle(tmp_path / "r").history["train_loss"] == [1.0]
+
+
+def test_resume_auto_starts_goes_on_and_is_finished(scan, tmp_path, ptycho):
+    folder = tmp_path / "r"
+    argv = ("train", scan, "--backend", "stub", "--epochs", 3, "--output-dir", folder)
+    argv = (*argv, "--resume", "auto")
+    stopped = ptycho(*argv, "--seed", 668)
+    assert stopped.code == 130
+    assert "no checkpoint" in stopped.err
+    assert "starting afresh" in stopped.err
+    assert json.loads((folder / "provenance.json").read_text())["interrupted"]
+    resumed = ptycho(*argv)
+    assert resumed.code == 0, resumed.err
+    assert "continuing from" in resumed.err
+    assert read_bundle(folder).history["train_loss"] == [1.0, 1 / 2, 1 / 3]
+    before = (folder / "wts.h5.zip").stat().st_mtime_ns
+    finished = ptycho(*argv, "--json")
+    assert finished.code == 0
+    assert finished.json["finished"]
+    assert (folder / "wts.h5.zip").stat().st_mtime_ns == before
+
+
+def test_resume_takes_a_run_folder_or_a_checkpoint(scan, tmp_path, ptycho):
+    argv = ("train", scan, "--backend", "stub", "--epochs", 3, "--output-dir")
+    assert ptycho(*argv, tmp_path / "r", "--seed", 668).code == 130
+    for number, path in enumerate([tmp_path / "r", tmp_path / "r" / "checkpoints" / "last.ckpt"]):
+        folder = tmp_path / str(number)
+        outcome = ptycho(*argv, folder, "--resume", path)
+        assert outcome.code == 0, outcome.err
+        assert "continuing from" in outcome.err
+        assert len(read_bundle(folder).history["train_loss"]) == 3
+    lost = ptycho(*argv, tmp_path / "new", "--resume", tmp_path / "nowhere")
+    assert lost.code == 3
+    assert lost.err.startswith("error: --resume")
+    assert not (tmp_path / "new").exists()
+
+
+def test_starting_over_an_unfinished_run_is_told(scan, tmp_path, ptycho):
+    argv = ("train", scan, "--backend", "stub", "--epochs", 3, "--output-dir", tmp_path / "r")
+    ptycho(*argv, "--seed", 668)
+    (tmp_path / "r" / "wts.h5.zip").unlink()
+    outcome = ptycho(*argv)
+    assert outcome.code == 0
+    assert "warning: starting afresh over the checkpoint of an unfinished run" in outcome.err
+
+
+def test_a_run_whose_folder_vanishes_is_told(monkeypatch, scan, tmp_path, ptycho):
+    import shutil
+
+    import ptychostub
+
+    usual = ptychostub._progress
+
+    def lose(*arguments: object) -> object:
+        shutil.rmtree(tmp_path / "r")
+        return usual(*arguments)
+
+    monkeypatch.setattr(ptychostub, "_progress", lose)
+    outcome = ptycho("train", scan, "--backend", "stub", "--output-dir", tmp_path / "r")
+    assert outcome.code == 3
+    assert "--resume auto" in outcome.err
 
 
 def test_second_interrupt_kills(monkeypatch, scan, tmp_path, ptycho):

@@ -156,6 +156,7 @@ def test_execution_never_reaches_the_model(field: str) -> None:
     other = {
         "boolean": not choices["default"],
         "integer": 3,
+        "number": 7.5,
         "string": choices.get("enum", [""])[-1],
     }
     kind = choices.get("type") or choices["anyOf"][0]["type"]  # the latter for an optional one

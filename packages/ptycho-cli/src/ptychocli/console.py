@@ -5,10 +5,10 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ptychoconfig.errors import PtychoError
+from ptychoconfig.errors import ConfigError, PtychoError
 from ptychodata.files import dump_json
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class Console(logging.Handler):
         try:
             yield
         except PtychoError as error:
-            log.log(f"error: {error}")
+            with suppress(ConfigError):  # the folder may be what is lost
+                log.log(f"error: {error}")
             raise
         finally:
             self._logs.remove(log)

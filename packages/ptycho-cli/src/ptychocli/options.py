@@ -105,7 +105,7 @@ def _flag(
         names, takes = f"{flag}/--no-{flag.removeprefix('--')}", ""
     elif "enum" in declared:
         kind, takes = Literal[tuple(declared["enum"])], ""
-    elif Duration in get_args(field.annotation):
+    elif _is_duration(field):
         extra = {"parser": _seconds, "metavar": "TIME"}
     option = typer.Option(
         None,
@@ -137,6 +137,12 @@ def _help(field: FieldInfo, takes: str) -> str:
     notes = [takes] if takes else []
     notes += [] if default is None else [f"default {default}"]
     return f"{field.description} ({'; '.join(notes)})" if notes else str(field.description)
+
+
+def _is_duration(field: FieldInfo) -> bool:
+    """Whether a field, or its value where it is optional, is a ``Duration``."""
+    mark = next(m for m in get_args(Duration) if isinstance(m, BeforeValidator))
+    return Duration in get_args(field.annotation) or mark in field.metadata
 
 
 def _seconds(text: str) -> float:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLE",
+    "PROVENANCE",
     "RunDir",
     "open_run_dir",
     "provenance",
@@ -36,7 +37,7 @@ __all__ = [
     "write_product",
 ]
 
-BUNDLE, PRODUCT = "wts.h5.zip", "product.h5"
+BUNDLE, PRODUCT, PROVENANCE = "wts.h5.zip", "product.h5", "provenance.json"
 
 
 class RunDir:
@@ -77,11 +78,18 @@ class RunDir:
         from ptychoconfig.yaml_files import write_resolved
 
         write_resolved(self.path / "config.resolved.yaml", resolved)
-        self.write_json("provenance.json", origin)
+        self.write_json(PROVENANCE, origin)
 
     def _append(self, name: str, line: str) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(line)
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise ConfigError(
+                f"--output-dir {self.path}: expected to go on writing {name}, found: "
+                f"{error.strerror}; restore the folder or free some room, and go on with "
+                "--resume auto"
+            ) from error
 
 
 @contextmanager
@@ -108,9 +116,10 @@ def open_run_dir(path: Path, *, force: bool) -> Iterator[RunDir]:
         yield RunDir(path)
     except BaseException:
         for folder in made:
-            if any(folder.iterdir()):
-                break
-            folder.rmdir()
+            if folder.is_dir():  # and not taken away meanwhile
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
         raise
 
 

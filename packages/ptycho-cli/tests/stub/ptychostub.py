@@ -3,6 +3,7 @@
 Its network is one number, the object's mean transmission, learned in closed form.
 """
 
+import json
 import os
 import signal
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import InferencePayload, TrainingPayload
-from ptychodata.backends import Progress, Report, ShouldStop
+from ptychodata.backends import LAST_CHECKPOINT, Progress, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
 from ptychodata.trust import training_statistics
@@ -31,17 +32,21 @@ class StubBackend:
         run_dir: Path,
         report: Report,
         should_stop: ShouldStop,
+        resume: Path | None = None,
     ) -> Bundle:
         epochs = payload.training.epochs_of(1)
+        last = run_dir / LAST_CHECKPOINT
+        losses: list[float] = json.loads(resume.read_text()) if resume else []
         if payload.training.seed == 666:
             raise NumericalError("expected a finite loss, found nan at step 3")
         if payload.training.seed == 667:
             raise RuntimeError("a bug in the backend")
-        losses: list[float] = []
-        for epoch in range(epochs):
+        for epoch in range(len(losses), epochs):
             if payload.training.seed == 668:
                 os.kill(os.getpid(), signal.SIGINT)
             losses.append(1 / (1 + epoch))
+            last.parent.mkdir(exist_ok=True)
+            last.write_text(json.dumps(losses))
             report(_progress("train", len(scans[0]), epoch + 1, epochs, {"loss": losses[-1]}))
             if should_stop():
                 break

@@ -71,6 +71,9 @@ def _or_with_unit(schema: dict[str, Any]) -> None:
     """Tell the JSON schema that a duration may have a unit."""
     examples = ["90s", "15min", "2h"]
     text = {"type": "string", "pattern": "^[0-9.eE+-]+ *(s|min|h)?$", "examples": examples}
+    if "anyOf" not in schema:
+        declared = {k: schema.pop(k) for k in ("type", "exclusiveMinimum")}
+        schema["anyOf"] = [declared]
     schema["anyOf"].insert(1, text)
 
 
@@ -486,6 +489,11 @@ class ExecutionConfig(Section):
     )
     persistent_workers: bool = Field(True, description="Keep the workers between epochs.")
     enable_checkpointing: bool = Field(True, description="Keep checkpoints while training.")
+    checkpoint_interval: Duration = Field(
+        30.0,
+        description="Longest time between two checkpoints within an epoch: seconds, or 30s, 5min.",
+        json_schema_extra=_or_with_unit,
+    )
     checkpoint_save_top_k: int = Field(
         1, ge=-1, description="Best checkpoints to keep beside the last; 0 none, -1 all."
     )

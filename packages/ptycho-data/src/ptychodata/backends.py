@@ -17,6 +17,7 @@ from ptychodata.contracts import Reconstruction, Scan
 
 __all__ = [
     "KNOWN_BACKENDS",
+    "LAST_CHECKPOINT",
     "Backend",
     "Progress",
     "Report",
@@ -30,6 +31,9 @@ ENTRY_POINT_GROUP = "ptycho.backends"
 
 KNOWN_BACKENDS = {"torch": "ptycho-torch", "tf": "ptycho-tf"}
 """Backends of this project: name → distribution that brings it."""
+
+LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+"""File in the run directory that an interrupted training goes on from."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Backend(Protocol):
         run_dir: Path,
         report: Report,
         should_stop: ShouldStop,
+        resume: Path | None = None,
     ) -> Bundle:
         """Train a network on the patterns of ``scans``.
 
@@ -85,9 +90,11 @@ class Backend(Protocol):
             run_dir: existing folder for ``checkpoints/`` and ``metrics.csv``.
             report: called as the run proceeds.
             should_stop: True ends the run early, as the first Ctrl-C does.
+            resume: checkpoint to go on from, bit for bit; None starts afresh.
 
         Raises:
-            ConfigError: a setting that this backend or network cannot honour.
+            ConfigError: a setting that this backend or network cannot honour, a checkpoint of
+                another run, or no room for the next one.
             NumericalError: the loss is no longer finite.
         """
 

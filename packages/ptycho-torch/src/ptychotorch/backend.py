@@ -32,11 +32,12 @@ class TorchBackend:
         run_dir: Path,
         report: Report,
         should_stop: ShouldStop,
+        resume: Path | None = None,
     ) -> Bundle:
         """Train a network; see ``ptychodata.backends.Backend``."""
         from .training import train
 
-        return train(scans, payload, run_dir, report, should_stop)
+        return train(scans, payload, run_dir, report, should_stop, resume)
 
     def infer(
         self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report

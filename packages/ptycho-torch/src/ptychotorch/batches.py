@@ -1,12 +1,13 @@
 """From scans to batches: groups of overlapping patterns, a pure function of (seed, epoch).
 
 A group is a row of indices into its scan; patterns are read when a batch is made and never
-copied before.  Every batch comes from one scan, because each scan has its own probe.
+copied before.  Every batch comes from one scan, because each scan has its own probe.  Of several
+ranks each takes its part of every batch, so that together they see what one would.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +24,31 @@ __all__ = [
     "Batch",
     "GroupDataset",
     "GroupSampler",
+    "Rows",
     "make_batch",
     "training_loader",
     "validation_loader",
 ]
 
-Rows = tuple[int, NDArray[np.int64]]
-"""A batch before it is read: which scan, and (G, C) indices of its patterns."""
+
+class Rows(NamedTuple):
+    """A batch before it is read.
+
+    Args:
+        scan: number of the scan.
+        groups: (G, C) indices of its patterns.
+        share: weight of the batch's mean loss in the mean over the ranks.
+    """
+
+    scan: int
+    groups: NDArray[np.int64]
+    share: float = 1.0
+
+    def part(self, rank: int, ranks: int) -> "Rows":
+        """Every ``ranks``-th group from ``rank`` on; one that does not count if there is none."""
+        mine = self.groups[rank::ranks]
+        share = len(mine) * ranks / len(self.groups)
+        return Rows(self.scan, mine if share else self.groups[:1], share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +64,7 @@ class Batch:
         shape: (H, W) of the canvas.
         scan: number of the scan.
         per_group: C, the patterns of a group, which stand together, the anchor first.
+        share: weight of the mean loss of this batch, 1 unless several ranks share it unevenly.
     """
 
     counts: Tensor
@@ -55,6 +75,7 @@ class Batch:
     shape: tuple[int, int]
     scan: int = 0
     per_group: int = 1
+    share: float = 1.0
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])
@@ -103,25 +124,38 @@ class GroupDataset(Dataset[Batch]):
         self.scans = scans
         self.pixels = [split_positions(scan.positions_px)[0] for scan in scans]
 
-    def __getitem__(self, rows: Rows) -> Batch:
-        number, groups = rows
+    def __getitem__(self, rows: Rows | tuple[int, NDArray[np.int64]]) -> Batch:
+        number, groups, share = Rows(*rows)
         scan, pixel = self.scans[number], self.pixels[number][groups]  # (G, C, 2)
         pixel = pixel - pixel.min(axis=1, keepdims=True) + scan.N // 2
         side = int(pixel.max()) + scan.N // 2
         pixel[..., 0] += side * np.arange(len(groups))[:, None]
         shape = (side * len(groups), side)
         batch = make_batch(scan, groups.reshape(-1), pixel.reshape(-1, 2), shape)
-        return replace(batch, scan=number, per_group=groups.shape[1])
+        return replace(batch, scan=number, per_group=groups.shape[1], share=share)
 
 
 class GroupSampler(Sampler[Rows]):
-    """The batches of an epoch: which groups stand together, as a function of (seed, epoch)."""
+    """The batches of an epoch: which groups stand together, as a function of (seed, epoch).
+
+    Attributes:
+        batches: number of batches in an epoch.
+        epoch: which epoch.
+        start: batches of the epoch to leave out, because an earlier run has seen them.
+        rank, ranks: which part of each batch to give, of how many.
+    """
 
     def __init__(
-        self, scans: Sequence[Scan], kept: Sequence[NDArray[np.int64]], payload: TrainingPayload
+        self,
+        scans: Sequence[Scan],
+        kept: Sequence[NDArray[np.int64]],
+        payload: TrainingPayload,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.positions = [scan.positions_px[index] for scan, index in zip(scans, kept, strict=True)]
-        self.kept, self.payload, self.epoch = kept, payload, 0
+        self.kept, self.payload, self.epoch, self.start = kept, payload, 0, 0
+        self.rank, self.ranks = rank, ranks
         self.batches = sum(
             -(-len(groups) // payload.training.batch_size) for groups in self._groups()
         )
@@ -131,17 +165,18 @@ class GroupSampler(Sampler[Rows]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.batches
+        return self.batches - self.start
 
     def __iter__(self) -> Iterator[Rows]:
         size = self.payload.training.batch_size
         rows = [
-            (number, self.kept[number][groups[start : start + size]])
+            Rows(number, self.kept[number][groups[start : start + size]])
             for number, groups in enumerate(self._groups())
             for start in range(0, len(groups), size)
         ]
         order = np.random.default_rng([self.payload.training.seed, self.epoch, len(self.kept)])
-        yield from (rows[i] for i in order.permutation(len(rows)))
+        for i in order.permutation(len(rows))[self.start :]:
+            yield rows[i].part(self.rank, self.ranks)
 
     def _groups(self) -> list[NDArray[np.int64]]:
         training = self.payload.training
@@ -160,14 +195,18 @@ class GroupSampler(Sampler[Rows]):
 
 
 def training_loader(
-    scans: Sequence[Scan], kept: Sequence[NDArray[np.int64]], payload: TrainingPayload
+    scans: Sequence[Scan], sampler: GroupSampler, payload: TrainingPayload
 ) -> DataLoader[Batch]:
-    """Batches of groups among the ``kept`` patterns of each scan, other ones every epoch."""
-    return _loader(scans, GroupSampler(scans, kept, payload), payload)
+    """The batches that ``sampler`` names."""
+    return _loader(scans, sampler, payload)
 
 
 def validation_loader(
-    scans: Sequence[Scan], held_out: Sequence[NDArray[np.int64]], payload: TrainingPayload
+    scans: Sequence[Scan],
+    held_out: Sequence[NDArray[np.int64]],
+    payload: TrainingPayload,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> DataLoader[Batch]:
     """Batches of groups anchored at the ``held_out`` patterns, the same ones every epoch."""
     training, rows = payload.training, []
@@ -177,7 +216,10 @@ def validation_loader(
             scan.positions_px, payload.model.gridsize, training.neighbor_count, rng, sequential=True
         )[anchors]
         size = training.batch_size
-        rows += [(number, groups[start : start + size]) for start in range(0, len(groups), size)]
+        rows += [
+            Rows(number, groups[start : start + size]).part(rank, ranks)
+            for start in range(0, len(groups), size)
+        ]
     return _loader(scans, rows, payload)
 
 

@@ -7,37 +7,36 @@ patterns; the loss of every update step counts, the last one most.
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch import Callback, LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import ptychoconfig
 import ptychodata
 from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import TrainingPayload
 from ptychoconfig.schema import TrainingConfig
-from ptychodata.backends import Progress, Report, ShouldStop
+from ptychodata.backends import Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
 from ptychodata.trust import training_statistics
 
 from . import __version__, physics
-from .batches import Batch, split_scans, training_loader, validation_loader
+from .batches import Batch, GroupSampler, split_scans, training_loader, validation_loader
+from .checkpoints import Checkpoints, Place, identity, read_place
 from .device import choose_device, choose_dtype
 from .merging import refine
 from .networks import Network, build_network
+from .progress import Mean, Reporter
+from .trainer import build_trainer, quiet_lightning
 from .weights import to_arrays
 
 __all__ = ["train"]
@@ -51,21 +50,27 @@ def train(
     run_dir: Path,
     report: Report,
     should_stop: ShouldStop = lambda: False,
+    resume: Path | None = None,
 ) -> Bundle:
     """Train a network on the patterns of ``scans``; see ``ptychodata.backends.Backend.train``."""
     lightning.seed_everything(payload.training.seed, verbose=False)
     device = choose_device(payload.execution)
     network = build_network(payload.model)
     network.compute_dtype = choose_dtype(payload.execution, device)
-    kept, held_out = split_scans(scans, payload)
-    batches = training_loader(scans, kept, payload)
-    held = validation_loader(scans, held_out, payload) if any(map(len, held_out)) else None
-    model = _Training(network, scans, payload, "train_loss" if held is None else "val_loss")
-    progress = _Reporter(report, should_stop)
-    with _quiet_lightning():
-        epochs = payload.training.epochs_of(len(batches))
-        trainer = _trainer(payload, device, run_dir, progress, epochs, validates=held is not None)
-        trainer.fit(model, batches, held)
+    origin = identity(scans, payload)
+    place = Place() if resume is None else read_place(resume, origin)
+    model = _Training(network, scans, payload, place)
+    epochs = payload.training.epochs_of(model.batches)
+    model.total_steps = epochs * -(-model.batches // payload.training.accumulate_grad_batches)
+    table = run_dir / "metrics.csv" if payload.execution.logger == "csv" else None
+    progress = Reporter(report, should_stop, epochs, model.batches, table)
+    callbacks: list[Callback] = [progress]
+    if payload.execution.enable_checkpointing:
+        callbacks.append(Checkpoints(run_dir, progress, payload, origin, model.ranked_by))
+    with quiet_lightning():
+        ends = place.epoch if place.finished else epochs
+        trainer = build_trainer(payload, device, run_dir, callbacks, ends, model.validates)
+        trainer.fit(model, ckpt_path=place.path)
     return _bundle(model, scans, payload, progress.history)
 
 
@@ -114,22 +119,66 @@ class ProbeParameter(nn.Module):
 
 
 class _Training(LightningModule):
-    """Network and probes, their loss and their optimiser."""
+    """Network and probes, their batches, their loss and their optimiser.
+
+    Every random draw is a function of (seed, epoch, batch), so that a run can be taken up at any
+    ``place``.
+    """
 
     def __init__(
-        self, network: Network, scans: Sequence[Scan], payload: TrainingPayload, monitor: str
+        self, network: Network, scans: Sequence[Scan], payload: TrainingPayload, place: Place
     ) -> None:
         super().__init__()
         self.network = network
+        self.scans, self.payload, self.place = scans, payload, place
         self.config: TrainingConfig = payload.training
         self.probes = nn.ModuleList(
             ProbeParameter(scan.photon_probe, payload.training.probe_trainable) for scan in scans
         )
         self.mean_photons = [scan.mean_photons for scan in scans]
-        self.monitor = monitor
+        self.kept, self.held_out = split_scans(scans, payload)
+        self.batches = GroupSampler(scans, self.kept, payload).batches
+        self.validates = any(map(len, self.held_out))
+        self.held_loss = Mean()
+        self.total_steps = 1
         self.started = time.monotonic()
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    @property
+    def monitor(self) -> str:
+        """The figure that tells whether the network still improves."""
+        return "val_loss" if self.validates else "train_loss"
+
+    @property
+    def ranked_by(self) -> str:
+        """The figure that ranks checkpoints."""
+        return self.payload.execution.checkpoint_monitor if self.validates else "train_loss"
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The batches of this epoch that no earlier run has seen."""
+        trainer, place = self.trainer, self.place
+        rank, ranks = trainer.global_rank, trainer.world_size
+        self.sampler = GroupSampler(self.scans, self.kept, self.payload, rank, ranks)
+        self.sampler.epoch = trainer.current_epoch
+        self.sampler.start = place.batch if trainer.current_epoch == place.epoch else 0
+        # A shorter epoch needs a loader of its own; one for all others keeps its workers.
+        shorter = self.sampler.start > 0
+        trainer.reload_dataloaders_every_n_epochs = int(shorter)  # type: ignore[attr-defined]
+        return training_loader(self.scans, self.sampler, self.payload)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The held-out patterns, if there are any."""
+        if not self.validates:
+            return []
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        return validation_loader(self.scans, self.held_out, self.payload, rank, ranks)
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Draw what is random in the network from (seed, epoch, batch, rank)."""
+        epoch, done = self.trainer.current_epoch, self.sampler.start + batch_index
+        draw = [self.config.seed, epoch, done, self.trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         losses = [self._misfit(rate, batch) for rate in self._rates(batch)]
         discounts = [_STEP_DISCOUNT**k for k in reversed(range(len(losses)))]
         loss: Tensor = sum(d * x for d, x in zip(discounts, losses, strict=True))  # type: ignore[assignment]
@@ -138,14 +187,17 @@ class _Training(LightningModule):
                 f"expected a finite loss, found {float(loss)} at step {self.global_step}; lower "
                 "--learning-rate, or check the scan with `ptycho inspect`"
             )
-        self.log("train_loss", losses[-1], on_step=False, on_epoch=True, batch_size=len(batch))
-        return loss
+        return {"loss": loss * batch.share, "final": losses[-1].detach()}
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The misfit of the held-out patterns, which are the anchors of their groups."""
         *_, rate = self._rates(batch)
         loss = self._misfit(rate, batch, anchors_only=True)
-        self.log("val_loss", loss, batch_size=len(batch) // batch.per_group)
+        self.held_loss.add(float(loss), batch.share * len(batch) / batch.per_group)
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell the mean over the held-out patterns of all ranks."""
+        self.log("val_loss", self.held_loss.take(self))
 
     def _rates(self, batch: Batch) -> Iterator[Tensor]:
         """Expected counts after each update step: (B, N, N), DC at ``[0, 0]``."""
@@ -218,8 +270,8 @@ class _Training(LightningModule):
 
     def _rate_factor(self) -> Callable[[int], float]:
         """Learning rate at a step, as a fraction of the peak."""
-        config, total = self.config, max(1, int(self.trainer.estimated_stepping_batches))
-        per_epoch = max(1, total // (self.trainer.max_epochs or 1))
+        config, total = self.config, self.total_steps
+        per_epoch = -(-self.batches // config.accumulate_grad_batches)
         warmup = min(config.warmup_steps, total // 4)
 
         def warmup_cosine(step: int) -> float:
@@ -236,125 +288,6 @@ class _Training(LightningModule):
             "warmup-cosine": warmup_cosine,
         }
         return factors[config.scheduler]
-
-
-class _Reporter(Callback):
-    """Tells the caller how far the run is, keeps the history, and ends the run when asked."""
-
-    def __init__(self, report: Report, should_stop: ShouldStop) -> None:
-        self.report, self.should_stop = report, should_stop
-        self.history: dict[str, list[float]] = {}
-        self.started = time.monotonic()
-        self.seen = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = time.monotonic()
-        pl_module.started = self.started  # type: ignore[assignment]
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        self.seen += len(batch)
-        loss = float(outputs["loss"])
-        self._tell("train", trainer, batch_idx + 1, {"loss": loss})
-        if self.should_stop():
-            trainer.should_stop = True
-            trainer.limit_val_batches = 0
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()} | {
-            "learning_rate": rate
-        }
-        for name, value in metrics.items():
-            self.history.setdefault(name, []).append(value)
-        self._tell("epoch", trainer, int(trainer.num_training_batches), metrics)
-
-    def _tell(self, phase: str, trainer: Trainer, batches: int, metrics: dict[str, float]) -> None:
-        per_epoch, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
-        elapsed = max(1e-9, time.monotonic() - self.started)
-        done = trainer.current_epoch + batches / per_epoch
-        left = elapsed * (epochs - done) / done
-        limit = _max_time(trainer)
-        self.report(
-            Progress(
-                phase=phase,
-                done=batches,
-                total=per_epoch,
-                epoch=trainer.current_epoch + 1,
-                epochs=epochs,
-                metrics=metrics,
-                patterns_per_s=self.seen / elapsed,
-                seconds_left=left if limit is None else max(0.0, min(left, limit - elapsed)),
-            )
-        )
-
-
-def _max_time(trainer: Trainer) -> float | None:
-    config: TrainingConfig = trainer.lightning_module.config  # type: ignore[assignment]
-    return config.max_time
-
-
-def _trainer(
-    payload: TrainingPayload,
-    device: torch.device,
-    run_dir: Path,
-    progress: Callback,
-    epochs: int,
-    validates: bool,
-) -> Trainer:
-    training, execution = payload.training, payload.execution
-    callbacks: list[Callback] = [progress]
-    if execution.enable_checkpointing:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=run_dir / "checkpoints",
-                monitor=execution.checkpoint_monitor if validates else "train_loss",
-                mode=execution.checkpoint_mode,
-                save_top_k=execution.checkpoint_save_top_k,
-                save_last=True,
-            )
-        )
-    if training.early_stop_patience is not None and validates:
-        callbacks.append(EarlyStopping("val_loss", patience=training.early_stop_patience))
-    return Trainer(
-        accelerator={"cuda": "cuda", "mps": "mps"}.get(device.type, "cpu"),
-        devices=execution.devices,
-        precision="16-mixed" if execution.precision == "16-mixed" else "32-true",
-        max_epochs=epochs,
-        max_time=None if training.max_time is None else timedelta(seconds=training.max_time),
-        accumulate_grad_batches=training.accumulate_grad_batches,
-        deterministic=execution.deterministic,
-        callbacks=callbacks,
-        enable_checkpointing=execution.enable_checkpointing,
-        logger=CSVLogger(run_dir, name="", version="") if execution.logger == "csv" else False,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=run_dir,
-    )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice on workers and loggers, which does not apply here, to itself."""
-    import logging
-
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _bundle(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,15 @@ __all__ = ["Trained", "app", "run_training"]
 
 app = typer.Typer(add_completion=False)
 
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|PATH",
+        help="Go on from the last checkpoint of this output folder, or start if there is none yet "
+        "(auto); or from the checkpoint or run folder PATH.",
+    ),
+]
+
 SECTIONS = ("model", "data", "training", "execution")
 
 
@@ -43,6 +52,7 @@ def train(
     output_dir: OutputDirOption,
     backend: BackendOption = "torch",
     config: ConfigOption = None,
+    resume: ResumeOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -61,6 +71,7 @@ def train(
             settings=given(settings),
             config_file=config,
             force=force,
+            resume=resume,
             console=console,
         )
         console.finish(trained.outcome)
@@ -88,6 +99,7 @@ def run_training(
     config_file: Path | None,
     force: bool,
     console: Console,
+    resume: str | None = None,
 ) -> Trained:
     """Train on the scans ``paths`` and write the run directory.
 
@@ -99,18 +111,26 @@ def run_training(
         config_file: YAML file of settings.
         force: accept a folder that holds a result.
         console: where to say what happens.
+        resume: ``auto``, or a checkpoint or run folder to go on from.
 
     Raises:
         KeyboardInterrupt: the user stopped the run; what it had learned is saved.
     """
-    from ptychocli.rundir import open_run_dir
+    from ptychocli.rundir import BUNDLE, open_run_dir
     from ptychocli.scans import read_scans, resolve_data
     from ptychodata.backends import find_backend, load_backend
 
     find_backend(backend)
     if settings.get("architecture") == "help":
         return _list_networks(load_backend(backend), console)
-    with open_run_dir(output_dir, force=force) as run, console.keeping(run):
+    if resume == "auto" and _is_finished(output_dir):
+        console.result(f"already finished: {output_dir / BUNDLE}")
+        return Trained(output_dir / BUNDLE, {"bundle": str(output_dir / BUNDLE), "finished": True})
+    with (
+        open_run_dir(output_dir, force=force or resume is not None) as run,
+        console.keeping(run),
+    ):
+        checkpoint = _checkpoint(resume, output_dir, console)
         data, _ = resolve_data(settings, config_file)
         scans = read_scans(paths, data, console)
         payload = _payload(paths, scans, settings, config_file)
@@ -120,7 +140,47 @@ def run_training(
                 f"--architecture: expected one of {', '.join(engine.networks())}, "
                 f"found {payload.model.architecture!r}"
             )
-        return _train(engine, paths, scans, payload, run, console)
+        return _train(engine, paths, scans, payload, run, console, checkpoint)
+
+
+def _is_finished(output_dir: Path) -> bool:
+    """Whether the folder holds the bundle of a run that was not interrupted."""
+    from ptychocli.rundir import BUNDLE, PROVENANCE
+    from ptychodata.files import parse_json
+
+    if not (output_dir / BUNDLE).is_file():
+        return False
+    try:
+        origin = parse_json((output_dir / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not origin.get("interrupted", False)
+
+
+def _checkpoint(resume: str | None, output_dir: Path, console: Console) -> Path | None:
+    """The checkpoint to go on from; says so, or that the run starts afresh."""
+    from ptychodata.backends import LAST_CHECKPOINT
+
+    last = output_dir / LAST_CHECKPOINT
+    if resume is None:
+        if last.exists() and not _is_finished(output_dir):
+            console.warn(
+                f"starting afresh over the checkpoint of an unfinished run in {output_dir}; "
+                "--resume auto would have continued it"
+            )
+        return None
+    if resume != "auto":
+        last = Path(resume) / LAST_CHECKPOINT if Path(resume).is_dir() else Path(resume)
+        if not last.is_file():
+            raise ConfigError(
+                f"--resume {resume}: expected auto, a checkpoint or the folder of a run, found no "
+                f"{last}; check the path, or leave --resume out to start afresh"
+            )
+    elif not last.is_file():
+        console.note(f"no checkpoint in {output_dir} yet: starting afresh")
+        return None
+    console.note(f"continuing from {last}")
+    return last
 
 
 def _payload(
@@ -155,6 +215,7 @@ def _train(
     payload: "TrainingPayload",
     run: "RunDir",
     console: Console,
+    checkpoint: Path | None,
 ) -> Trained:
     from ptychocli.interrupts import stop_on_signal
     from ptychocli.rundir import BUNDLE, provenance
@@ -164,10 +225,15 @@ def _train(
     run.begin()
     started = monotonic()
     with stop_on_signal(console) as interrupt, console.progress() as report:
-        bundle = engine.train(scans, payload, run.path, report, interrupt)
+        bundle = engine.train(scans, payload, run.path, report, interrupt, checkpoint)
     seconds = monotonic() - started
     seeds = {"seed": payload.training.seed, "subsample_seed": payload.data.subsample_seed}
-    settled = {"backend": engine.name, "seeds": seeds, "seconds": seconds}
+    settled = {
+        "backend": engine.name,
+        "seeds": seeds,
+        "seconds": seconds,
+        "interrupted": interrupt.asked,
+    }
     origin = provenance(paths, trained_with=bundle.versions, **settled)
     run.write_records(payload.resolved(), origin)
     write_bundle(bundle, run.path / BUNDLE)

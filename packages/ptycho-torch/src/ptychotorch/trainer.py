@@ -1,0 +1,90 @@
+"""Lightning's trainer, set up as the execution settings say."""
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from ptychoconfig.payloads import TrainingPayload
+
+from .checkpoints import AtomicCheckpointIO
+
+__all__ = ["build_trainer", "quiet_lightning"]
+
+
+def build_trainer(
+    payload: TrainingPayload,
+    device: torch.device,
+    run_dir: Path,
+    callbacks: Sequence[Callback],
+    epochs: int,
+    validates: bool,
+) -> Trainer:
+    """Set up the trainer.
+
+    Args:
+        payload: settings of the run.
+        device: where it computes.
+        run_dir: folder of the run, the only one that is written to.
+        callbacks: what goes along with the training.
+        epochs: epoch to end at, counted from the first run's start.
+        validates: whether patterns are held out.
+    """
+    training, execution = payload.training, payload.execution
+    more: list[Callback] = [_OwnSignals()]
+    if training.early_stop_patience is not None and validates:
+        patience = training.early_stop_patience
+        more.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
+    return Trainer(
+        accelerator={"cuda": "cuda", "mps": "mps"}.get(device.type, "cpu"),
+        devices=execution.devices,
+        precision="16-mixed" if execution.precision == "16-mixed" else "32-true",
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
+        max_epochs=epochs,
+        max_time=None if training.max_time is None else timedelta(seconds=training.max_time),
+        accumulate_grad_batches=training.accumulate_grad_batches,
+        deterministic=execution.deterministic,
+        callbacks=[*callbacks, *more],
+        enable_checkpointing=execution.enable_checkpointing,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run_dir,
+    )
+
+
+class _OwnSignals(Callback):
+    """Leaves SIGTERM to the caller, who saves before ending; Lightning ends without saving."""
+
+    def __init__(self) -> None:
+        self.handler: Any = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice on workers and loggers, which does not apply here, to itself."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
