@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("ptychocli.commands.infer", "Reconstruct scans with a trained bundle."),
     "convert": ("ptychocli.commands.convert", "Read a scan in any known format, write NPZ."),
     "simulate": ("ptychocli.commands.simulate", "Simulate a scan whose object is known."),
+    "make-fixture": (
+        "ptychocli.commands.make_fixture",
+        "Cut a small scan to test with out of a large one.",
+    ),
     "inspect": ("ptychocli.commands.inspect", "Check a scan before using it."),
     "evaluate": (
         "ptychocli.commands.evaluate",

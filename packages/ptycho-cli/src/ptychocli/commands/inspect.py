@@ -26,6 +26,7 @@ def inspect_file(
     Ends with exit code 4 if something is found that makes the scan unusable.
     """
     from ptychocli.scans import read_scans, resolve_data
+    from ptychodata.fixtures import verify_sidecar
     from ptychodata.inspection import inspect_scan
 
     with Console(quiet=True, as_json=as_json) as console:
@@ -33,7 +34,7 @@ def inspect_file(
         [scan] = read_scans([source], data, console, near_field=True)
         inspection = inspect_scan(scan)
         found = inspection.as_dict()
-        _print(found, scan.notes, console)
+        _print(found, (*scan.notes, *verify_sidecar(source)), console)
         console.finish(found)
         bad = [finding.name for finding in inspection.findings if finding.severity == "error"]
         if bad:
