@@ -181,3 +181,37 @@ def test_near_field_scans_convert_but_are_not_reconstructed(write_scan, tmp_path
     outcome = ptycho("train", scan, "--backend", "stub", "--output-dir", tmp_path / "run")
     assert outcome.code == 4
     assert "near-field" in outcome.err
+
+
+def test_make_fixture_writes_checks_and_verifies(tmp_path, ptycho):
+    source, target = tmp_path / "source.npz", tmp_path / "small.npz"
+    assert ptycho("simulate", source, "--N", 32, "--n-patterns", 50).code == 0
+    outcome = ptycho("make-fixture", source, target, "--subset-size", 20)
+    assert outcome.code == 0, outcome.err
+    assert "sha256_checksum" in outcome.out and f"wrote {target}" in outcome.out
+    assert len(read(target)) == 20
+    record = json.loads((tmp_path / "small.json").read_text())
+    assert record["subset_size"] == 20
+    assert ptycho("make-fixture", source, target).code == 3
+    for arguments in ((target,), (source, target)):
+        verified = ptycho("make-fixture", *arguments, "--verify", "--json")
+        assert verified.code == 0, verified.err
+        assert verified.json["sha256_checksum"] == record["sha256_checksum"]
+    assert "SHA-256 agrees" in ptycho("inspect", target).out
+    (tmp_path / "small.json").write_text(json.dumps({**record, "sha256_checksum": "0"}))
+    assert ptycho("inspect", target).code == 4
+    assert ptycho("make-fixture", target, "--verify").code == 4
+
+
+def test_make_fixture_refuses_what_it_cannot_do(tmp_path, ptycho, monkeypatch):
+    source, target = tmp_path / "source.npz", tmp_path / "small.npz"
+    assert ptycho("simulate", source, *SMALL).code == 0
+    assert ptycho("make-fixture", source).code == 2
+    assert ptycho("make-fixture", source, target, "--subset-size", 15).code == 2
+    assert (
+        "found 16" in (refused := ptycho("make-fixture", source, target, "--subset-size", 16)).err
+    )
+    assert refused.code == 3
+    monkeypatch.setenv("PTYCHO_EXCLUDE", "0")
+    assert "exclude" in (refused := ptycho("make-fixture", source, target)).err
+    assert refused.code == 3 and not target.exists()

@@ -116,7 +116,7 @@ def make_fixture(
     fixture = replace(_canonical(scan, index), provenance={**scan.provenance, "fixture": origin})
     record = _spans(scan, fixture)
     pairing = _paired(source, scan, index)
-    write(fixture, target)
+    write(fixture, target, "npz")
     _compare(target, read(target), scan, index)
     record |= _who(options) | {
         "source_dataset": source.name,
