@@ -110,8 +110,13 @@ def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan
 
 
 def _check_frame(recorded: Recorded) -> None:
-    """Patterns must be square, and of an even side, by now."""
-    shape = recorded.diffraction.shape
+    """Patterns must be real, square, and of an even side, by now."""
+    shape, dtype = recorded.diffraction.shape, recorded.diffraction.dtype
+    if dtype.kind not in "buif":
+        raise DataError(
+            f"{recorded.where}: key {recorded.key!r}: expected real patterns, found {dtype}; "
+            "store counts, or amplitudes with --domain amplitude"
+        )
     if len(shape) != 3 or 0 in shape or shape[1] != shape[2] or shape[1] % 2:
         raise DataError(
             f"{recorded.where}: key {recorded.key!r}: expected square patterns of an even side, "
