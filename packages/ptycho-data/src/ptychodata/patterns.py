@@ -4,13 +4,13 @@
 when indexed along its first axis.  One block is kept, so that reading in order reads each once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_BYTES", "EAGER_BYTES", "LazyPatterns", "blocks", "mapped", "rows"]
+__all__ = ["BLOCK_BYTES", "EAGER_BYTES", "LazyPatterns", "blocks", "joined", "mapped", "rows"]
 
 EAGER_BYTES = 2**28
 """Size up to which patterns are read into memory at once."""
@@ -154,6 +154,33 @@ def mapped(
     for part, block in blocks(patterns):
         found[part] = function(block, part)
     return found
+
+
+def joined(parts: Sequence[Patterns]) -> Patterns:
+    """Patterns of one shape, one after another: at once if small, else when read.
+
+    Raises:
+        ValueError: their shapes differ, or there are none.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.shape[1:] for part in parts}) != 1:
+        raise ValueError(f"patterns of shapes {sorted({part.shape[1:] for part in parts})}")
+    ends = np.cumsum([len(part) for part in parts])
+    dtype = np.result_type(*(part.dtype for part in parts))
+    shape = (int(ends[-1]), *parts[0].shape[1:])
+    if _size(shape, dtype) <= EAGER_BYTES:
+        return np.concatenate([part[:] for part in parts])
+
+    def load(start: int, stop: int) -> NDArray[Any]:
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        found = []
+        for number in range(first, last + 1):
+            begin = int(ends[number]) - len(parts[number])
+            found.append(parts[number][max(0, start - begin) : stop - begin])
+        return np.concatenate(found).astype(dtype, copy=False)
+
+    return LazyPatterns(shape, dtype, load)
 
 
 def rows(patterns: Patterns, numbers: NDArray[np.integer[Any]]) -> Patterns:

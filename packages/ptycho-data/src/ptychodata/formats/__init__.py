@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptychoconfig.errors import DataError, UsageError
 from ptychodata.contracts import Scan
-from ptychodata.formats import cxi, npz, nxcxi, ptychodus, tike
+from ptychodata.formats import (
+    cxi,
+    foldslice,
+    npz,
+    nxcxi,
+    ptychodus,
+    ptychovit,
+    ptyd,
+    ptylab,
+    tike,
+)
 from ptychodata.formats.recorded import to_scan
 from ptychodata.formats.source import Source, open_source
 
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shapes", "formats", "outputs", "read", "read_shapes", "writable", "write"]
 
-_MODULES = (npz, tike, ptychodus, nxcxi, cxi)
+_MODULES = (npz, tike, ptychodus, ptychovit, nxcxi, cxi, ptyd, ptylab, foldslice)
 
 
 class Shapes(NamedTuple):

@@ -22,7 +22,7 @@ from ptychodata.formats.recorded import Recorded
 from ptychodata.formats.source import Source
 from ptychodata.patterns import Patterns, blocks
 
-__all__ = ["NAME", "SUFFIXES", "SUMMARY", "read", "recognises", "shapes", "write"]
+__all__ = ["NAME", "SUFFIXES", "SUMMARY", "read", "recognises", "shapes", "write", "write_array"]
 
 NAME = "npz"
 SUFFIXES = (".npz",)
@@ -377,7 +377,7 @@ def write(scan: Scan, path: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for key, array in _arrays(scan).items():
-            _write_array(archive, key, array)
+            write_array(archive, key, array)
     return ()
 
 
@@ -429,7 +429,7 @@ def _unscaled_probe(scan: Scan) -> NDArray[Any] | None:
     return stored[0] if len(stored) == 1 else stored
 
 
-def _write_array(archive: zipfile.ZipFile, key: str, array: Patterns) -> None:
+def write_array(archive: zipfile.ZipFile, key: str, array: Patterns) -> None:
     """Write one array in NPY format 1, block by block so that patterns stay on the disk."""
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
     large = array.nbytes > 2**30

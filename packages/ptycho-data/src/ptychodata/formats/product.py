@@ -55,8 +55,8 @@ class Product:
     notes: list[str] = field(default_factory=list)
 
 
-def product_of(tree: Tree) -> Product:
-    """Read a product of any version.
+def product_of(tree: Tree, *, numbered: bool = True) -> Product:
+    """Read a product of any version, or, not ``numbered``, one whose positions are in order.
 
     Raises:
         DataError: a key is missing or wrong.
@@ -65,7 +65,9 @@ def product_of(tree: Tree) -> Product:
     y, x = (tree.array(f"probe_position_{axis}_m", "f") for axis in "yx")
     if y.ndim != 1 or y.shape != x.shape or not len(y):
         raise tree.refuse("probe_position_y_m", "(P,) as of x", (y.shape, x.shape), "match them")
-    indexes = tree.array("probe_position_indexes", "ui", (len(y),)).astype(np.int64)
+    indexes = np.arange(len(y))
+    if numbered:
+        indexes = tree.array("probe_position_indexes", "ui", (len(y),)).astype(np.int64)
     pixel = _pixel(tree, "object") if "object" in tree else None
     pixel = pixel or _pixel(tree, "probe")
     found = {
@@ -98,6 +100,7 @@ def _distance(tree: Tree) -> float | None:
 
 def _pixel(tree: Tree, key: str) -> float | None:
     height, width = (tree.number(key, f"pixel_{side}_m") for side in ("height", "width"))
+    height, width = height or width, width or height
     if not height or not width or not math.isfinite(height * width):
         return None
     if height < 0 or not math.isclose(height, width, rel_tol=1e-6):

@@ -5,18 +5,26 @@ is the minimum corner of the window, up to an offset.
 """
 
 import math
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
+from ptychodata.contracts import Scan
+from ptychodata.files import atomic_path
+from ptychodata.formats.extras import counts_of
+from ptychodata.formats.npz import write_array
 from ptychodata.formats.recorded import Recorded
 from ptychodata.formats.source import Source
+from ptychodata.patterns import mapped
 
-__all__ = ["NAME", "SUMMARY", "read", "recognises", "shapes"]
+__all__ = ["NAME", "SUFFIXES", "SUMMARY", "read", "recognises", "shapes", "write"]
 
 NAME = "tike"
+SUFFIXES = ()
 SUMMARY = "tike NPZ: data (counts, DC in the corner), scan, probe; also .npz.bz2"
 
 
@@ -106,3 +114,39 @@ def _refuse(source: Source, key: str, expected: str, found: object) -> DataError
         f"{source.path}: key {key!r}: expected {expected}, found {found}; "
         "write the file again as tike does"
     )
+
+
+def write(scan: Scan, path: Path) -> tuple[str, ...]:
+    """Write ``data``, ``scan`` and ``probe`` as tike keeps them, uncompressed.
+
+    Raises:
+        ConfigError: the place is not writable.
+    """
+    arrays = {
+        "data": mapped(counts_of(scan), lambda block, _: np.fft.ifftshift(block, axes=(1, 2))),
+        "scan": (scan.positions_px - scan.N // 2)[None],
+    }
+    if scan.probe is not None:
+        arrays["probe"] = scan.probe[None, None, None]
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for key, array in arrays.items():
+            write_array(archive, key, array)
+    return tuple(
+        f"tike: {what} dropped, the format has no place for it." for what in _not_held(scan)
+    )
+
+
+def _not_held(scan: Scan) -> list[str]:
+    """What of the scan is not in the file, in words."""
+    arrays = {
+        "the mask": scan.mask,
+        "the background": scan.background,
+        "scan_index": scan.scan_index,
+        "the known object": scan.truth,
+        "the true positions": scan.true_positions_px,
+    }
+    names = ("object_pixel_m", "photon_energy_eV", "detector_distance_m", "detector_pixel_m")
+    lost = [what for what, value in arrays.items() if value is not None]
+    lost += [name for name in names if np.isfinite(getattr(scan, name))]
+    lost += ["the absolute power of the probe"] if scan.probe_power == "absolute" else []
+    return lost + (["that it is of the near field"] if scan.near_field else [])
