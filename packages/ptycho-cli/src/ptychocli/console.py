@@ -14,7 +14,10 @@ from ptychodata.files import dump_json
 if TYPE_CHECKING:
     from ptychodata.backends import Progress, Report
 
-__all__ = ["Console", "duration", "text"]
+__all__ = ["WARNING", "Console", "duration", "text"]
+
+WARNING = "warning: "
+"""How a line that warns begins, on the screen and in logs."""
 
 _PLAIN_INTERVAL_S = 5.0
 
@@ -62,8 +65,8 @@ class Console(logging.Handler):
 
     def warn(self, message: str) -> None:
         """Say what may be wrong, always."""
-        self._keep(f"warning: {message}")
-        sys.stderr.write(f"warning: {message}\n")
+        self._keep(f"{WARNING}{message}")
+        sys.stderr.write(f"{WARNING}{message}\n")
 
     def result(self, text: str) -> None:
         """Print a line of the result for a person."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ptychodata.comparison import Compared
 
-__all__ = ["View", "covered_view", "flat_phase", "write_comparison", "write_pictures"]
+__all__ = ["View", "covered_view", "flat_phase", "limits", "write_comparison", "write_pictures"]
 
 _COVERED = 0.1  # of the median illumination at the probe centres
 _CONTRAST_PERCENTILES = (0.5, 99.5)
@@ -133,7 +133,7 @@ def _draw(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_facecolor("0.8")
-    low, high = _limits(values[view.covered]) if not wrapped else (-np.pi, np.pi)
+    low, high = limits(values[view.covered]) if not wrapped else (-np.pi, np.pi)
     image = axes.imshow(
         np.ma.array(values, mask=~view.covered),
         cmap=cmap,
@@ -153,7 +153,7 @@ def _draw(
         )
 
 
-def _limits(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+def limits(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """Contrast that a few wild pixels cannot spoil; a flat image stays flat."""
     low, high = np.percentile(values, _CONTRAST_PERCENTILES)
     margin = max(0.0, 1e-3 - (high - low)) / 2
@@ -213,7 +213,7 @@ def write_comparison(compared: "Sequence[Compared]", path: Path) -> None:
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(5, 3)), dtype=object)
     panels = upper.subplots(2, len(columns), squeeze=False)
     for row, (label, cmap) in enumerate((("amplitude", "gray"), ("phase / rad", "viridis"))):
-        low, high = _limits(columns[0][1][row])
+        low, high = limits(columns[0][1][row])
         for axes, (title, images) in zip(panels[row], columns, strict=True):
             image = axes.imshow(images[row], cmap=cmap, vmin=low, vmax=high)
             axes.set_axis_off()

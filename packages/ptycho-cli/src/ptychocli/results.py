@@ -129,27 +129,34 @@ def conclude(
 ) -> dict[str, Any]:
     """Write everything that a result folder holds, say what was found, and return it.
 
+    ``reconstruction.npz`` comes last.
+
     Returns:
         The metrics, with ``output_dir`` and the ``gates`` that were not passed.
     """
+    from ptychodata.results import write_reconstruction
+
+    gates = _failed_gates(found.metrics, evaluation)
     _warn(found, console)
     _write(found, records, run, console)
+    if evaluation.report:
+        from ptychocli.report import write_report
+
+        write_report(found, records, [*run.warnings, *gates], run.path)
+    write_reconstruction(found.reconstruction, run.path)
     _announce(found, run, console)
-    gates = _failed_gates(found.metrics, evaluation)
     return {"output_dir": str(run.path), "gates": gates, **found.metrics}
 
 
 def _write(found: Assessment, records: Records, run: "RunDir", console: Console) -> None:
-    """Write the files, ``reconstruction.npz`` last."""
+    """Write the records, pictures and figures."""
     from ptychocli.pictures import write_pictures
     from ptychocli.rundir import write_product
-    from ptychodata.results import write_reconstruction
 
     run.write_records(records.resolved, records.provenance)
     write_pictures(found.reconstruction, run.path)
     write_product(found.reconstruction, found.scan, run.path, console)
     run.write_json("metrics.json", found.metrics)
-    write_reconstruction(found.reconstruction, run.path)
 
 
 def _announce(found: Assessment, run: "RunDir", console: Console) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from ptychocli.console import WARNING
 from ptychocli.versions import package_versions
 from ptychoconfig.errors import ConfigError
 from ptychodata.files import atomic_path, dump_json, sha256_of
@@ -45,10 +46,14 @@ class RunDir:
 
     Args:
         path: the existing folder.
+
+    Attributes:
+        warnings: what was warned of while the run was kept here.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.warnings: list[str] = []
         self._waiting: list[str] | None = []
 
     def begin(self) -> None:
@@ -58,6 +63,8 @@ class RunDir:
 
     def log(self, message: str) -> None:
         """Append a line with the time to ``run.log``."""
+        if message.startswith(WARNING):
+            self.warnings.append(message.removeprefix(WARNING))
         line = f"{_now()} {message}\n"
         if self._waiting is None:
             self._append("run.log", line)

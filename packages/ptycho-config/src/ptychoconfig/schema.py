@@ -371,6 +371,9 @@ class EvaluationConfig(Section):
     max_r_factor: Positive | None = Field(
         None, description="Fail (exit code 7) if the residual R is greater than this."
     )
+    report: bool = Field(
+        True, description="Write `report.html`, which shows the image and what speaks for it."
+    )
 
 
 class SimulationConfig(Section):
