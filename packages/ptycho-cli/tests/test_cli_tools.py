@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ptychoconfig.schema import SECTIONS
 from ptychodata.formats import read
@@ -97,13 +98,57 @@ def test_inspect_prints_figures_and_findings(scan, ptycho):
     assert isinstance(machine.json["findings"], list)
 
 
+def test_inspect_tests_the_orientation_unless_told_not_to(scan, ptycho):
+    tested = ptycho("inspect", scan, "--json")
+    assert set(tested.json["orientation_residuals"]) >= {"as recorded", "mirrored", "transposed"}
+    plain = ptycho("inspect", scan, "--json", "--no-orientation")
+    assert "orientation" not in plain.json
+    assert plain.json["overlap"]["metrics_version"] == 1
+
+
+def test_inspect_draws_one_page(scan, tmp_path, ptycho):
+    page = tmp_path / "page.png"
+    outcome = ptycho("inspect", scan, "--no-orientation", "--preview", page)
+    assert outcome.code == 0, outcome.err
+    image = Image.open(page)
+    assert image.format == "PNG"
+    assert min(image.size) > 1000
+    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 500  # three colour maps and some text
+    again = ptycho("inspect", scan, "--no-orientation", "--preview", page)
+    assert again.code == 3
+    assert ptycho("inspect", scan, "--no-orientation", "--preview", page, "--force").code == 0
+
+
+def test_inspect_draws_a_scan_without_a_probe(write_scan, tmp_path, ptycho):
+    bare = write_scan(probeGuess=None)
+    outcome = ptycho("inspect", bare, "--preview", tmp_path / "page.png")
+    assert outcome.code == 4
+    assert "no-probe" in outcome.err
+    assert (tmp_path / "page.png").is_file()
+
+
+def test_every_flag_that_inspect_names_exists():
+    import re
+    from pathlib import Path
+
+    from ptychodata import inspection
+
+    fields = [name for section in SECTIONS.values() for name in section.model_fields]
+    known = {f"--{name.replace('_', '-').lower()}" for name in fields}
+    sources = [path.read_text() for path in Path(inspection.__file__).parent.glob("*.py")]
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", "".join(sources)))
+    assert {"--transpose", "--exclude", "--domain"} <= named
+    assert named <= known
+
+
 def test_inspect_ends_with_an_error_where_the_scan_is_unusable(monkeypatch, scan, ptycho):
     from ptychodata import inspection
 
     real = inspection.inspect_scan
 
-    def spoiled(scan):
-        found = real(scan)
+    def spoiled(scan, **options):
+        found = real(scan, **options)
         bad = inspection.Finding("nothing there", "error", "all patterns are 0", "measure again")
         return type(found)(**{**vars(found), "findings": (*found.findings, bad)})
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from ptychodata import physics
 from ptychodata.contracts import Scan
-from ptychodata.inspection import Finding, inspect_scan, nearest_px, probe_diameter_px
+from ptychodata.inspection import (
+    Finding,
+    Inspection,
+    check_position_unit,
+    check_power,
+    inspect_scan,
+    nearest_px,
+    probe_diameter_px,
+)
 
 N, STEP = 64, 6
 GRID = np.arange(N) - N // 2
@@ -46,18 +54,23 @@ def with_values(scan: Scan, change: Any, dtype: str = "float64") -> Scan:
     return replace(scan, diffraction=values)
 
 
+def check(scan: Scan) -> Inspection:
+    """Without the test of orientation, which has tests of its own."""
+    return inspect_scan(scan, orientation=False)
+
+
 def finding(scan: Scan, name: str) -> Finding:
-    found = inspect_scan(scan).findings
+    found = check(scan).findings
     assert name in [item.name for item in found]
     return next(item for item in found if item.name == name)
 
 
 def test_a_clean_scan_has_no_findings(scan: Scan) -> None:
-    assert inspect_scan(scan).findings == ()
+    assert check(scan).findings == ()
 
 
 def test_the_figures_of_a_clean_scan(scan: Scan) -> None:
-    figures = inspect_scan(scan).as_dict()
+    figures = check(scan).as_dict()
     photons = scan.diffraction.sum(axis=(1, 2), dtype=float)
     assert figures["photons_min"] == photons.min()
     assert figures["photons_median"] == np.median(photons)
@@ -74,12 +87,13 @@ def test_the_figures_of_a_clean_scan(scan: Scan) -> None:
 
 def test_as_dict_is_strict_json(scan: Scan) -> None:
     bare = replace(scan, probe=None, probe_power="relative", intensity_scale=None)
-    found = inspect_scan(bare).as_dict()
+    found = check(bare).as_dict()
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert found["name"] == "scan"
     assert found["probe_diameter_px"] is None
-    assert {"name", "severity", "message", "hint"} == set(found["findings"][0])
+    expected = {"name", "severity", "message", "hint", "evidence", "flags"}
+    assert set(found["findings"][0]) == expected
 
 
 @pytest.mark.parametrize("diameter", [10, 20, 40])
@@ -108,32 +122,32 @@ def test_the_nearest_neighbour() -> None:
 
 def test_repeated_exposures_do_not_count_as_overlap(scan: Scan) -> None:
     twice = scan.subset(np.repeat(np.arange(len(scan)), 2))
-    figures = inspect_scan(twice).figures
+    figures = check(twice).figures
     assert figures["median_step_px"] == STEP
     assert figures["repeated_positions"] == 49
     assert finding(twice, "repeated-positions").severity == "info"
 
 
 def test_a_single_pattern_has_no_overlap(scan: Scan) -> None:
-    single = inspect_scan(scan.subset(np.array([0])))
+    single = check(scan.subset(np.array([0])))
     assert single.as_dict()["median_overlap"] is None
     assert single.findings == ()
 
 
 def test_amplitude_and_counts_give_the_same_figures(scan: Scan) -> None:
     amplitude = np.sqrt(scan.diffraction.astype(np.float64))
-    other = inspect_scan(
+    other = check(
         replace(scan, diffraction=amplitude / 4, domain="amplitude", intensity_scale=4.0)
     ).figures
-    one = inspect_scan(scan).figures
+    one = check(scan).figures
     for name in ("photons_min", "photons_median", "photons_max", "power_ratio", "dc_offset_px"):
         np.testing.assert_allclose(other[name], one[name], rtol=1e-6)  # type: ignore[call-overload]
 
 
 def test_chunks_do_not_matter(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = inspect_scan(scan).as_dict()
-    monkeypatch.setattr("ptychodata.inspection._CHUNK_BYTES", 1)
-    assert inspect_scan(scan).as_dict() == whole
+    whole = check(scan).as_dict()
+    monkeypatch.setattr("ptychodata.inspection.survey._CHUNK_BYTES", 1)
+    assert check(scan).as_dict() == whole
 
 
 def test_nan_and_negative_values_are_errors_unless_masked(scan: Scan) -> None:
@@ -146,7 +160,7 @@ def test_nan_and_negative_values_are_errors_unless_masked(scan: Scan) -> None:
     assert finding(bad, "negative").message.startswith("1 ")
     mask = np.ones((N, N), bool)
     mask[10, 11] = False
-    assert inspect_scan(replace(bad, mask=mask)).findings == ()
+    assert check(replace(bad, mask=mask)).findings == ()
 
 
 def test_dead_and_hot_pixels_are_located(scan: Scan) -> None:
@@ -155,19 +169,19 @@ def test_dead_and_hot_pixels_are_located(scan: Scan) -> None:
         values[:, 5, 60] = values.max() / 3
 
     bad = with_values(scan, spoil)
-    figures = inspect_scan(bad).figures
+    figures = check(bad).figures
     assert figures["dead_pixels_yx"] == [[33, 30]]
     assert figures["hot_pixels_yx"] == [[5, 60]]
     assert "(33, 30)" in finding(bad, "dead-pixels").message
     assert "(5, 60)" in finding(bad, "hot-pixels").message
     mask = np.ones((N, N), bool)
     mask[33, 30] = mask[5, 60] = False
-    assert inspect_scan(replace(bad, mask=mask)).findings == ()
+    assert check(replace(bad, mask=mask)).findings == ()
 
 
 def test_saturation_at_the_limit_of_the_dtype_and_below(scan: Scan) -> None:
     limit = with_values(scan, lambda values: values.__setitem__((7, 32, 32), 65535), "uint16")
-    assert inspect_scan(limit).figures["saturated_values"] == 1
+    assert check(limit).figures["saturated_values"] == 1
     clipped = np.minimum(scan.diffraction, np.quantile(scan.diffraction, 0.999))
     assert finding(replace(scan, diffraction=clipped), "saturated").severity == "warning"
 
@@ -185,7 +199,7 @@ def test_an_outlier_position_is_named_and_kept_out_of_the_extent(
     positions = scan.positions_px.copy()
     positions[[7, 8]] = outlier
     positions[8] += 1  # two that keep each other company
-    found = inspect_scan(replace(scan, positions_px=positions)).figures
+    found = check(replace(scan, positions_px=positions)).figures
     assert found["outlier_indices"] == [7, 8]
     assert found["scan_extent_px"] == [36, 36]
     assert (
@@ -204,7 +218,7 @@ def test_a_spiral_a_line_and_a_random_scan_have_no_outliers() -> None:
     }
     for name, positions in layouts.items():
         patterns = np.ones((300, 32, 32), np.uint8)
-        found = inspect_scan(Scan(patterns, positions, np.ones((1, 32, 32), np.complex64)))
+        found = check(Scan(patterns, positions, np.ones((1, 32, 32), np.complex64)))
         assert found.figures["outlier_positions"] == 0, name
 
 
@@ -240,7 +254,7 @@ def test_a_power_mismatch_is_as_bad_as_it_is(
     assert scan.probe is not None
     other = replace(scan, probe=scan.probe * np.float32(factor), probe_power=kind)
     assert finding(other, "power-mismatch").severity == severity
-    assert inspect_scan(other).figures["power_ratio"] == pytest.approx(factor**2, rel=0.01)
+    assert check(other).figures["power_ratio"] == pytest.approx(factor**2, rel=0.01)
 
 
 def test_dc_in_the_corner_is_an_error_and_beside_the_centre_a_warning(scan: Scan) -> None:
@@ -248,7 +262,7 @@ def test_dc_in_the_corner_is_an_error_and_beside_the_centre_a_warning(scan: Scan
     assert finding(replace(scan, diffraction=corner), "dc-not-centred").severity == "error"
     moved = replace(scan, diffraction=np.roll(scan.diffraction, (5, -3), axis=(1, 2)))
     assert finding(moved, "dc-not-centred").severity == "warning"
-    offset = inspect_scan(moved).figures["dc_offset_px"]
+    offset = check(moved).figures["dc_offset_px"]
     np.testing.assert_allclose(offset, [5, -3], atol=0.5)  # type: ignore[call-overload]
 
 
@@ -266,13 +280,82 @@ def test_counts_taken_as_amplitude_and_the_reverse_are_hinted_at(scan: Scan) -> 
 def test_a_wrong_object_pixel_is_a_warning(scan: Scan) -> None:
     optics = {"photon_energy_eV": 8000.0, "detector_distance_m": 2.0, "detector_pixel_m": 75e-6}
     right = 1.2398420e-6 / 8000 * 2 / (N * 75e-6)
-    assert inspect_scan(replace(scan, object_pixel_m=right, **optics)).findings == ()
+    assert check(replace(scan, object_pixel_m=right, **optics)).findings == ()
     wrong = replace(scan, object_pixel_m=2 * right, **optics)
     assert finding(wrong, "geometry").severity == "warning"
 
 
 def test_errors_come_first(scan: Scan) -> None:
     bad = replace(scan, probe=None, intensity_scale=None, probe_power="relative")
-    order = [item.severity for item in inspect_scan(bad).findings]
+    order = [item.severity for item in check(bad).findings]
     assert order == sorted(order, key=["error", "warning", "info"].index)
     assert len(order) == 2
+
+
+def test_amplitude_in_any_unit_is_told_from_counts(scan: Scan) -> None:
+    roots = (np.sqrt(scan.diffraction.astype(np.float64)) / 37).astype(np.float32)
+    taken = replace(scan, diffraction=roots, probe_power="relative")
+    found = finding(taken, "domain")
+    assert found.severity == "error"
+    assert found.flags == ("--domain amplitude",)
+    assert found.evidence["unit"] == pytest.approx(1 / 37)
+
+
+def test_values_without_noise_are_told_by_their_support(scan: Scan) -> None:
+    assert scan.probe is not None
+    weak = np.exp(0.3j * np.random.default_rng(0).random((120, 120)))
+    rate = physics.forward(weak, scan.probe, scan.positions_px).astype(np.float32)
+    right = replace(scan, diffraction=rate)
+    assert "domain" not in [item.name for item in check(right).findings]
+    assert finding(replace(right, diffraction=np.sqrt(rate)), "domain").severity == "warning"
+
+
+def test_a_photon_that_does_not_count_as_one_is_a_warning(scan: Scan) -> None:
+    gained = replace(scan, diffraction=scan.diffraction * 2.5, probe_power="relative")
+    assert finding(gained, "quantum").evidence["step_photons"] == pytest.approx(2.5)
+
+
+def test_a_probe_too_strong_by_a_thousand_is_an_error(scan: Scan) -> None:
+    assert scan.probe is not None
+    strong = replace(scan, probe=scan.probe * np.float32(np.sqrt(1000)))
+    found = check_power(strong)
+    assert found is not None and found.severity == "error"
+    assert check_power(scan) is None
+
+
+def test_positions_in_another_unit(scan: Scan) -> None:
+    assert check_position_unit(scan) is None
+    for factor in (0.1, 1e3):  # micrometres, nanometres
+        other = check_position_unit(replace(scan, positions_px=scan.positions_px * factor))
+        assert other is not None and other.name == "position-unit"
+    metres = replace(scan, positions_px=scan.positions_px * 1e-8, object_pixel_m=1e-8)
+    found = check_position_unit(metres)
+    assert found is not None and "36 object pixels" in found.message
+
+
+def test_a_near_field_scan_is_an_error(scan: Scan) -> None:
+    assert finding(replace(scan, near_field=True), "near-field").severity == "error"
+
+
+def test_patterns_are_never_read_whole(scan: Scan) -> None:
+    class OnDisk:
+        """Gives patterns a few at a time, as a file does."""
+
+        shape, dtype, ndim = scan.diffraction.shape, scan.diffraction.dtype, 3
+
+        def __len__(self) -> int:
+            return len(scan)
+
+        def __getitem__(self, index: Any) -> NDArray[Any]:
+            found = np.asarray(scan.diffraction[index])
+            if found.ndim == 3 and len(found) > 40:
+                raise MemoryError(f"{len(found)} patterns at once")
+            return found
+
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("ptychodata.inspection.survey._CHUNK_BYTES", 8 * N * N * 7)
+        patch.setattr("ptychodata.inspection.domain._PATTERNS", 16)
+        found = inspect_scan(replace(scan, diffraction=cast(Any, OnDisk())))
+    assert found.figures["photons_mean"] == pytest.approx(check(scan).figures["photons_mean"])
+    assert found.figures["orientation"] == "as recorded"

@@ -133,6 +133,8 @@ def duration(seconds: float) -> str:
 
 def text(value: object) -> str:
     """A figure for people: four digits, lists with commas, ``unknown`` for NaN and None."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(text, value))
     if isinstance(value, bool):

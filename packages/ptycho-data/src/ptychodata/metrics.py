@@ -33,6 +33,7 @@ __all__ = [
     "compare",
     "misfit",
     "phase_ssim",
+    "poisson_amplitude_error",
     "residuals",
     "score",
 ]
@@ -484,8 +485,11 @@ def _expectation(of: Callable[[Real, Real], Real]) -> Callable[[NDArray[Any]], N
     return lambda rates: np.interp(np.sqrt(rates), root, table)
 
 
+poisson_amplitude_error = _expectation(lambda rate, n: np.abs(np.sqrt(n) - np.sqrt(rate)))
+"""E|√n − √λ| of Poisson counts n at the rates λ, in their shape."""
+
 _EXPECTATIONS = (
-    _expectation(lambda rate, n: np.abs(np.sqrt(n) - np.sqrt(rate))),
+    poisson_amplitude_error,
     _expectation(
         lambda rate, n: rate - n - n * np.log((rate + physics.EPSILON) / (n + physics.EPSILON))
     ),
