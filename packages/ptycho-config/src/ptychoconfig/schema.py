@@ -322,6 +322,11 @@ class TrainingConfig(Section):
     early_stop_patience: int | None = Field(
         None, ge=1, description="Stop after this many epochs without a better validation loss."
     )
+    on_collapse: Literal["warn", "stop", "restart"] = Field(
+        "warn",
+        description="When a network collapses to one answer for every pattern: say so, stop with "
+        "an error, or begin anew with other weights, at most three times.",
+    )
     seed: Seed = Field(42, description="Seed of weights, groups and batches (0 is a seed).")
 
     def epochs_of(self, batches: int) -> int:
