@@ -4,7 +4,7 @@ The usual ends are an object that is the same for every pattern, an amplitude th
 bound, layers whose units are all silent, and light that runs away.  Losses do not show it: a flat
 object explains much of a pattern.  Four figures of a batch do, and they cost little beside a step,
 so they are taken a few times in the first epoch and once in each later one.  What is seen in
-several checks on end, and past the middle of the first epoch, is told.
+several checks on end, and not before half an epoch, is told.
 """
 
 import logging
@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from ptychoconfig.errors import NumericalError
@@ -22,19 +22,20 @@ from ptychoconfig.payloads import TrainingPayload
 from . import physics
 from .batches import Batch
 from .networks import build_network
+from .networks._base import PatternNetwork
 from .networks.unrolled import RmsNormSiLU
 
 __all__ = ["Figures", "HealthMonitor", "faults", "figures"]
 
 _LOG = logging.getLogger(__name__)
 
-MIN_VARIATION, MIN_CONTRAST, MAX_DEAD, MAX_LIGHT = 0.1, 1e-3, 0.9, 100.0
+MIN_VARIATION, MIN_CONTRAST, MAX_DEAD, MAX_LIGHT = 0.02, 1e-3, 0.9, 100.0
 """Bounds on the figures (see ``Figures``); ``docs/performance.md`` has what healthy runs show."""
 
 CHECKS, PATIENCE, RESTARTS = 12, 3, 3
 """Checks in the first epoch; how many on end make a fault; how often to begin anew."""
 
-_FEWEST = 4  # patterns that have a variation to speak of
+_FEWEST = 4  # groups that have a variation to speak of
 _TINY = 1e-30
 _ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, RmsNormSiLU)
 
@@ -59,7 +60,13 @@ class Figures:
         return ", ".join(f"{f.name} {getattr(self, f.name):.3g}" for f in fields(self))
 
 
-def figures(patches: Tensor, shifted_probe: Tensor, batch: Batch, dead: float) -> Figures:
+def figures(
+    patches: Tensor,
+    shifted_probe: Tensor,
+    batch: Batch,
+    dead: float,
+    answers: Tensor | None = None,
+) -> Figures:
     """Take the figures where the probe shines.
 
     Args:
@@ -67,14 +74,17 @@ def figures(patches: Tensor, shifted_probe: Tensor, batch: Batch, dead: float) -
         shifted_probe: (B, M, N, N) modes in √photons.
         batch: their patterns.
         dead: share of dead channels.
+        answers: (G, N, N) what the network said before it was moved by fractions of a pixel,
+            which alone makes patches differ; None = ``patches``.
     """
     power = physics.coverage(shifted_probe)
     weight = power.mean(0) / power.mean(0).sum()  # (N, N)
     modulus = patches.abs()
     mean = (weight * modulus).sum((1, 2), keepdim=True)
     deviation = (weight * (modulus - mean).square()).sum((1, 2)).sqrt()
+    varied = _variance(patches if answers is None else answers, weight)
     return Figures(
-        variation=float(_variance(patches, weight).sqrt() / _data_variance(batch).sqrt()),
+        variation=float((varied / _data_variance(batch)).sqrt()),
         contrast=float((deviation / mean[:, 0, 0].clamp_min(_TINY)).mean()),
         dead=dead,
         light=float((power * modulus.square()).sum() / batch.counts.sum().clamp_min(_TINY)),
@@ -132,12 +142,15 @@ class _Look:
         self.network = network
         self.channels = self.dead = 0
         self.last: tuple[Tensor, Tensor, Batch] | None = None
+        self.answers: Tensor | None = None
         self.hooks: list[Any] = []
 
     def __enter__(self) -> "_Look":
         layers = [m for m in self.network.modules() if isinstance(m, _ACTIVATIONS)]
         self.hooks = [layer.register_forward_hook(self._count) for layer in layers]
         self.hooks.append(self.network.register_forward_hook(self._keep))
+        if isinstance(self.network, PatternNetwork):
+            self.hooks.append(self.network.generator.register_forward_hook(self._listen))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,12 +166,14 @@ class _Look:
         _, _, shifted, batch = inputs
         self.last = output.detach(), shifted.detach(), batch
 
+    def _listen(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.answers = output.detach().flatten(0, 1)
+
     def figures(self) -> Figures | None:
         """What was seen; None where too few patterns were."""
-        if self.last is None or len(self.last[0]) < _FEWEST:
+        if self.last is None or len(self.last[0]) < _FEWEST * self.last[2].per_group:
             return None
-        patches, shifted, batch = self.last
-        return figures(patches, shifted, batch, self.dead / max(1, self.channels))
+        return figures(*self.last, self.dead / max(1, self.channels), self.answers)
 
 
 class HealthMonitor(Callback):
@@ -166,43 +181,41 @@ class HealthMonitor(Callback):
 
     Args:
         payload: the network and how it trains; ``training.on_collapse`` says what to do.
+        probes: what a new beginning starts from, as it is now.
 
     Attributes:
         seen: a line for each collapse.
     """
 
-    def __init__(self, payload: TrainingPayload) -> None:
+    def __init__(self, payload: TrainingPayload, probes: nn.Module) -> None:
         self.payload = payload
         self.seen: list[str] = []
         self._streak: dict[str, int] = {}
+        self._begun = 0  # batches before the last new beginning
         self._stack = ExitStack()
         self._look: _Look | None = None
-        self._probes: dict[str, Tensor] = {}
+        self._probes = {name: tensor.clone() for name, tensor in probes.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the collapses so far."""
-        return {"seen": list(self.seen), "streak": dict(self._streak)}
+        return {"seen": list(self.seen), "streak": dict(self._streak), "begun": self._begun}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.seen, self._streak = list(state_dict["seen"]), dict(state_dict["streak"])
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the probes that a new beginning starts from."""
-        state = pl_module.probes.state_dict()
-        self._probes = {name: tensor.clone() for name, tensor in state.items()}
+        self._begun = state_dict["begun"]
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Look into the network during this batch, if a check is due."""
-        if _is_due(trainer, batch_idx):
+        if _is_due(trainer.current_epoch, *_place(pl_module, batch_idx)):
             self._look = self._stack.enter_context(_Look(pl_module.network))
 
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Batch,
         batch_idx: int,
@@ -214,12 +227,15 @@ class HealthMonitor(Callback):
         found, self._look = self._look.figures(), None
         wrong = faults(found) if found is not None else {}
         self._streak = {name: self._streak.get(name, 0) + 1 for name in wrong}
-        past_middle = trainer.current_epoch > 0 or 2 * (batch_idx + 1) >= _batches(trainer)
-        told = [t for name, t in wrong.items() if past_middle and self._streak[name] >= PATIENCE]
+        done, batches = _place(pl_module, batch_idx)
+        seen = trainer.current_epoch * batches + done + 1
+        young = 2 * (seen - self._begun) < batches  # half an epoch to find its way
+        told = [t for name, t in wrong.items() if not young and self._streak[name] >= PATIENCE]
         if trainer.strategy.reduce_boolean_decision(bool(told), all=False):  # all ranks as one
+            self._begun = seen
             self._collapsed(trainer, pl_module, "; ".join(told) or "seen by another process")
 
-    def _collapsed(self, trainer: Trainer, module: LightningModule, what: str) -> None:
+    def _collapsed(self, trainer: Trainer, module: Any, what: str) -> None:
         action, first = self.payload.training.on_collapse, not self.seen
         where = f"at step {trainer.global_step} (epoch {trainer.current_epoch + 1})"
         self.seen.append(f"{where}: {what}")
@@ -240,7 +256,7 @@ class HealthMonitor(Callback):
                 what,
             )
 
-    def _begin_anew(self, trainer: Trainer, module: LightningModule) -> None:
+    def _begin_anew(self, trainer: Trainer, module: Any) -> None:
         """Other weights, the first probes, an optimiser without memory; the rate goes on."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.payload.training.seed + len(self.seen))
@@ -252,13 +268,13 @@ class HealthMonitor(Callback):
             optimizer.zero_grad()
 
 
-def _batches(trainer: Trainer) -> int:
-    return int(trainer.num_training_batches)
+def _place(module: Any, batch_idx: int) -> tuple[int, int]:
+    """Batches of this epoch before this one, those of an interrupted run included; and in all."""
+    return module.sampler.start + batch_idx, module.batches
 
 
-def _is_due(trainer: Trainer, batch_idx: int) -> bool:
-    """A few times in the first epoch, then at the end of each, where the last batch is short."""
-    count = _batches(trainer)
-    if trainer.current_epoch == 0:
-        return batch_idx % max(1, count // CHECKS) == 0
-    return batch_idx == max(0, count - 2)
+def _is_due(epoch: int, done: int, batches: int) -> bool:
+    """A few times in the first epoch, then near the end of each, whose last batch is short."""
+    if epoch == 0:
+        return done % max(1, batches // CHECKS) == 0
+    return done == max(0, batches - 2)

@@ -33,6 +33,7 @@ from . import __version__, physics
 from .batches import Batch, GroupSampler, split_scans, training_loader, validation_loader
 from .checkpoints import Checkpoints, Place, identity, read_place
 from .device import choose_device, choose_dtype
+from .health import HealthMonitor
 from .merging import refine
 from .networks import Network, build_network
 from .progress import Mean, Reporter
@@ -64,7 +65,7 @@ def train(
     model.total_steps = epochs * -(-model.batches // payload.training.accumulate_grad_batches)
     table = run_dir / "metrics.csv" if payload.execution.logger == "csv" else None
     progress = Reporter(report, should_stop, epochs, model.batches, table)
-    callbacks: list[Callback] = [progress]
+    callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes)]
     if payload.execution.enable_checkpointing:
         callbacks.append(Checkpoints(run_dir, progress, payload, origin, model.ranked_by))
     with quiet_lightning():
