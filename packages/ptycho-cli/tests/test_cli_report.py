@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -91,6 +92,28 @@ def test_its_pictures_show_the_object(report, tmp_path):
     assert np.ptp(lit[:, :3].astype(int)) <= 3  # the stub paints a constant
     viewer = next(a for tag, a in page.elements if a.get("id") == "viewer")
     assert float(viewer["data-pixel-nm"]) == pytest.approx(20)
+
+
+def test_it_maps_where_patches_disagree(monkeypatch, trained, scan, tmp_path, ptycho):
+    import ptychostub
+
+    blind = ptychostub.StubBackend.infer
+
+    def infer(*arguments):
+        image = blind(*arguments)
+        spread = np.linspace(0, 0.5, image.obj.size, dtype=np.float32).reshape(image.obj.shape)
+        return replace(image, disagreement=spread)
+
+    monkeypatch.setattr(ptychostub.StubBackend, "infer", infer)
+    folder = tmp_path / "r"
+    outcome = ptycho("infer", trained, scan, "--output-dir", folder, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["disagreement"]["patch_spread_median"] == pytest.approx(0.25, abs=0.01)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    [shown] = [a["src"] for a in page.all("img") if a["alt"] == "Disagreement of patches"]
+    assert len(np.unique(picture(shown).reshape(-1, 4), axis=0)) > 100
+    with np.load(folder / "reconstruction.npz") as found:
+        assert found["disagreement"].max() == 0.5
 
 
 def test_it_can_be_left_out(trained, scan, tmp_path, ptycho):

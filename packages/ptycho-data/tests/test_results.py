@@ -10,7 +10,7 @@ from ptychodata.contracts import Reconstruction
 from ptychodata.results import read_reconstruction, write_reconstruction
 
 
-def image(pixel_size_m=1.5e-8):
+def image(pixel_size_m=1.5e-8, disagreement=None):
     rng = np.random.default_rng(0)
     return Reconstruction(
         obj=(rng.normal(size=(20, 30)) + 1j * rng.normal(size=(20, 30))).astype(np.complex64),
@@ -19,13 +19,15 @@ def image(pixel_size_m=1.5e-8):
         positions_px=rng.uniform(0, 20, size=(5, 2)),
         probe=rng.normal(size=(2, 8, 8)).astype(np.complex64),
         pixel_size_m=pixel_size_m,
+        disagreement=disagreement,
     )
 
 
 @pytest.mark.parametrize("pixel_size_m", [1.5e-8, float("nan")])
 @pytest.mark.parametrize("by_folder", [True, False])
-def test_what_was_written_is_read(tmp_path, pixel_size_m, by_folder):
-    write_reconstruction(written := image(pixel_size_m), tmp_path)
+@pytest.mark.parametrize("disagreement", [None, np.ones((20, 30), np.float32)])
+def test_what_was_written_is_read(tmp_path, pixel_size_m, by_folder, disagreement):
+    write_reconstruction(written := image(pixel_size_m, disagreement), tmp_path)
     read = read_reconstruction(tmp_path if by_folder else tmp_path / "reconstruction.npz")
     for field in fields(Reconstruction):
         if field.name != "probe_source":
@@ -56,6 +58,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
         ("origin_yx_px", np.full(2, np.inf), "finite"),
         ("probe", np.ones((1, 4, 6), complex), r"\(M, N, N\)"),
         ("pixel_size_m", np.ones(2), "0 axes"),
+        ("disagreement", np.ones((3, 3)), r"shape \(20, 30\)"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, key, value, told):

@@ -125,3 +125,21 @@ def test_nearest_pattern_does_not_depend_on_the_chunk():
     parts = [nearest_pattern(positions, np.array([i]), N)[0] for i in range(49)]
     np.testing.assert_array_equal(whole, parts)
     assert nearest_pattern(positions[:1], np.array([0]), N).all()
+
+
+def test_disagreement_by_hand():
+    """Two patches of weights 1 and 3 and values a and b differ by √(1·3)/(1 + 3) · |a − b|."""
+    pixel = np.array([[4, 4], [4, 8]])
+    patches = np.ones((2, 8, 8), complex) * np.array([1, 2j])[:, None, None]
+    weights = np.ones((2, 8, 8)) * np.array([1, 3])[:, None, None]
+    canvas = Canvas((8, 12), np.zeros(2, np.int64), spread=True)
+    canvas.add(patches, pixel, weights)
+    found = canvas.disagreement()
+    np.testing.assert_allclose(found[:, 4:8], np.sqrt(3) / 4 * abs(1 - 2j), rtol=1e-6)
+    assert (found[:, :4] == 0).all() and (found[:, 8:] == 0).all()
+    parts = [Canvas((8, 12), np.zeros(2, np.int64), spread=True) for _ in range(2)]
+    for part, i in zip(parts, range(2), strict=True):
+        part.add(patches[i : i + 1], pixel[i : i + 1], weights[i : i + 1])
+    parts[0].merge(parts[1])
+    np.testing.assert_allclose(parts[0].disagreement(), found, atol=1e-7)
+    assert Canvas((8, 12), np.zeros(2, np.int64)).disagreement() is None

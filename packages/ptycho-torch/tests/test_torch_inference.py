@@ -49,6 +49,20 @@ def test_every_merge_finds_the_object(bundle, scan, inference_payload, merge):
     assert np.isfinite(result.obj).all() and result.obj.dtype == np.complex64
     assert result.coverage.max() == pytest.approx(1) and result.coverage.shape == result.obj.shape
     assert correlation(result, scan) > (0.6 if merge == "none" else 0.8)
+    assert (result.disagreement is None) == (merge == "none")
+
+
+def test_patches_disagree_more_where_the_patterns_do(bundle, scan, inference_payload):
+    """Patterns swapped in the second half of the scan, which leaves the first as it was."""
+    payload = inference_payload(bundle)
+    swapped = np.arange(len(scan))
+    swapped[len(scan) // 2 :] = np.random.default_rng(0).permutation(swapped[len(scan) // 2 :])
+    wrong = replace(scan, diffraction=np.asarray(scan.diffraction)[swapped])
+    spread = [infer(bundle, s, payload, lambda _: None).disagreement for s in (scan, wrong)]
+    pixel = np.floor(scan.positions_px + 0.5 - scan.positions_px.min(axis=0)).astype(int) + 16
+    at = [values[pixel[:, 0], pixel[:, 1]] for values in spread]
+    late = slice(len(scan) * 3 // 4, None)
+    assert np.median(at[1][late]) > 1.3 * np.median(at[0][late])
 
 
 @pytest.mark.parametrize("merge", ["scan", "group", "none"])

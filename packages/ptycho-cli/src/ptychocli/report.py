@@ -107,8 +107,9 @@ def _picture(
 def _figures(found: "Assessment") -> dict[str, str]:
     """The figures of a result by name, for people."""
     metrics = found.metrics
-    rows = {name: text(value) for name, value in metrics["residuals"].items()}
-    rows |= {name: text(value) for name, value in metrics.get("scores", {}).items()}
+    rows: dict[str, str] = {}
+    for group in ("residuals", "disagreement", "scores"):
+        rows |= {name: text(value) for name, value in metrics.get(group, {}).items()}
     if found.frc is not None:
         rows["split-half resolution"] = found.frc.describe()
     unlike = metrics.get("unlike_training")

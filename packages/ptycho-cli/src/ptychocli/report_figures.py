@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychocli.pictures import covered_view
 from ptychodata import physics
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def draw_figures(
         f"pattern where it was taken; R of all is {residual:.4g}. Right: mean of |√I − √λ| on the "
         "detector.",
     )
+    if found.reconstruction.disagreement is not None:
+        yield (
+            "Disagreement of patches",
+            _drawn((7, 4), lambda figure: _disagreement(figure, found)),
+            "By how much the patches that overlap in a pixel differ, root mean square, in units of "
+            "transmission; up to the 99th percentile.",
+        )
     if found.frc is not None:
         yield (
             "Correlation of the two halves",
@@ -131,6 +139,21 @@ def _scan(figure: "Figure", found: "Assessment") -> None:
     for axes in (lit, r):
         axes.set(xlabel="x / px", ylabel="y / px")
     _image(detector, found.misfit.detector, "detector", "magma")
+
+
+def _disagreement(figure: "Figure", found: "Assessment") -> None:
+    spread = found.reconstruction.disagreement
+    assert spread is not None
+    view = covered_view(found.reconstruction)
+    left, right, bottom, top = view.extent_px
+    row, column = np.round(np.array([top, left]) + 0.5 - found.reconstruction.origin_yx_px)
+    height, width = view.covered.shape
+    part = spread[int(row) : int(row) + height, int(column) : int(column) + width]
+    shown = np.ma.array(part, mask=~view.covered)
+    bound = max(float(np.percentile(part[view.covered], 99)), 1e-9)
+    axes = figure.subplots()
+    _image(axes, shown, "", "magma", vmin=0, vmax=bound, extent=(left, right, bottom, top))
+    axes.set(xlabel="x / px", ylabel="y / px")
 
 
 def _rings(figure: "Figure", found: "Assessment") -> None:

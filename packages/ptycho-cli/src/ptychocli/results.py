@@ -107,6 +107,8 @@ def assess(
         "seconds": seconds,
         "residuals": found.residuals,
     }
+    if reconstruction.disagreement is not None:
+        metrics["disagreement"] = _disagreement(reconstruction)
     if scan.truth is not None:
         metrics["scores"] = score(obj, origin, scan.truth, scan.positions_px)
     if trained_on is not None:
@@ -118,6 +120,26 @@ def assess(
         halves = split_half(scan, again)
         metrics["split_half_frc"] = halves.as_dict()
     return Assessment(reconstruction, scan, found, halves, metrics)
+
+
+def _disagreement(reconstruction: "Reconstruction") -> dict[str, float]:
+    """By how much overlapping patches differ between the probe centres, in units of |O|."""
+    import numpy as np
+
+    assert reconstruction.disagreement is not None
+    inside = tuple(
+        slice(max(0, int(low)), int(high) + 1)
+        for low, high in zip(
+            reconstruction.positions_px.min(axis=0) - reconstruction.origin_yx_px,
+            reconstruction.positions_px.max(axis=0) - reconstruction.origin_yx_px,
+            strict=True,
+        )
+    )
+    values = reconstruction.disagreement[inside]
+    return {
+        "patch_spread_median": float(np.median(values)),
+        "patch_spread_p99": float(np.percentile(values, 99)),
+    }
 
 
 def conclude(
@@ -161,7 +183,7 @@ def _write(found: Assessment, records: Records, run: "RunDir", console: Console)
 
 def _announce(found: Assessment, run: "RunDir", console: Console) -> None:
     metrics = found.metrics
-    for group in ("residuals", "scores"):
+    for group in ("residuals", "disagreement", "scores"):
         for name, value in metrics.get(group, {}).items():
             console.result(f"{name:24} {text(value)}")
     if found.frc is not None:

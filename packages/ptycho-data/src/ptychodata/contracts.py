@@ -178,6 +178,8 @@ class Reconstruction:
         probe: (M, N, N) complex64 the probe that it was made with.
         pixel_size_m: object pixel in metres, NaN if unknown.
         probe_source: where the probe came from: ``file`` or ``bundle``.
+        disagreement: (H, W) float32 by how much overlapping patches differ, root mean square, in
+            units of transmission; None where no patches were merged.
     """
 
     obj: NDArray[np.complex64]
@@ -187,6 +189,7 @@ class Reconstruction:
     probe: NDArray[np.complex64]
     pixel_size_m: float = float("nan")
     probe_source: str = "file"
+    disagreement: NDArray[np.float32] | None = None
 
 
 def intensity_sums(

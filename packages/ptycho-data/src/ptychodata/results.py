@@ -26,11 +26,14 @@ def write_reconstruction(reconstruction: Reconstruction, folder: str | os.PathLi
 
     Keys: ``object`` (H, W) complex64, ``coverage`` (H, W) float32, ``origin_yx_px`` (2,),
     ``pixel_size_m`` (NaN = unknown), ``positions_px`` (P, 2) and ``probe`` (M, N, N) complex64,
-    as in ``Reconstruction``.
+    as in ``Reconstruction``; and ``disagreement`` (H, W) float32 where there is one.
 
     Raises:
         ConfigError: the place is not writable.
     """
+    more = {}
+    if reconstruction.disagreement is not None:
+        more["disagreement"] = reconstruction.disagreement
     with atomic_path(Path(folder) / RECONSTRUCTION) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -41,6 +44,7 @@ def write_reconstruction(reconstruction: Reconstruction, folder: str | os.PathLi
             pixel_size_m=np.float64(reconstruction.pixel_size_m),
             positions_px=reconstruction.positions_px,
             probe=reconstruction.probe,
+            **more,
         )
 
 
@@ -67,6 +71,9 @@ def read_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
         if 0 in probe.shape or probe.shape[1] != probe.shape[2]:
             raise _refuse(source, "probe", "modes of shape (M, N, N)", probe.shape)
         pixel_size_m = _array(source, "pixel_size_m", "f", 0, finite=False)
+        disagreement = None
+        if "disagreement" in source.members:
+            disagreement = _array(source, "disagreement", "f", 2, obj.shape).astype(np.float32)
         return Reconstruction(
             obj=obj.astype(np.complex64),
             coverage=_array(source, "coverage", "f", 2, obj.shape).astype(np.float32),
@@ -74,6 +81,7 @@ def read_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
             positions_px=_positions(source),
             probe=probe.astype(np.complex64),
             pixel_size_m=float(pixel_size_m),
+            disagreement=disagreement,
         )
 
 

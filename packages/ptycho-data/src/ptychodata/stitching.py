@@ -26,14 +26,19 @@ class Canvas:
     Args:
         shape: (H, W).
         origin_yx_px: (2,) int64 position, in the scan's coordinates, of pixel [0, 0].
+        spread: collect also how far the patches differ, for ``disagreement``.
 
     Attributes:
         numerator: (H, W) complex128 Σ w · patch.
         weight: (H, W) float64 Σ w.
+        squares: (H, W) float64 Σ w · |patch|²; None unless ``spread``.
     """
 
-    def __init__(self, shape: tuple[int, int], origin_yx_px: NDArray[np.int64]) -> None:
+    def __init__(
+        self, shape: tuple[int, int], origin_yx_px: NDArray[np.int64], *, spread: bool = False
+    ) -> None:
         self.origin_yx_px = origin_yx_px
+        self.squares = np.zeros(shape, dtype=np.float64) if spread else None
         self.numerator = np.zeros(shape, dtype=np.complex128)
         self.weight = np.zeros(shape, dtype=np.float64)
 
@@ -57,17 +62,35 @@ class Canvas:
             window = slice(y, y + side), slice(x, x + side)
             self.numerator[window] += patch * weight
             self.weight[window] += weight
+            if self.squares is not None:
+                wide = patch.astype(np.complex128)
+                self.squares[window] += weight * (wide.real**2 + wide.imag**2)
 
     def merge(self, other: "Canvas") -> None:
         """Add what another worker has collected on a canvas of the same plan."""
         self.numerator += other.numerator
         self.weight += other.weight
+        if self.squares is not None and other.squares is not None:
+            self.squares += other.squares
 
     def object(self) -> NDArray[np.complex128]:
         """(H, W) weighted mean of the patches; 1, free space, where no patch has weight."""
         known = self.weight > 0
         mean = np.ones_like(self.numerator)
         return np.divide(self.numerator, self.weight, out=mean, where=known)
+
+    def disagreement(self) -> NDArray[np.float32] | None:
+        """(H, W) distance of the patches from their mean, weighted root mean square.
+
+        0 where one patch speaks alone, and where none does; None without ``spread``.
+        """
+        if self.squares is None:
+            return None
+        known = self.weight > 0
+        mean = np.zeros_like(self.squares)
+        np.divide(self.squares, self.weight, out=mean, where=known)
+        variance = np.where(known, mean - np.abs(self.object()) ** 2, 0)
+        return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
     def relative_coverage(self) -> NDArray[np.float32]:
         """(H, W) sum of the weights over its maximum, in [0, 1]."""

@@ -61,6 +61,7 @@ def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report)
         probe=probe,
         pixel_size_m=scan.object_pixel_m,
         probe_source=source,
+        disagreement=canvas.disagreement(),
     )
 
 
@@ -86,7 +87,8 @@ class _Run:
         canvas, current = Canvas(self.shape, self.origin), self._on_device(np.ones(self.shape))
         rows = self._groups(self.network.group_size)
         for step in range(self.network.steps):
-            canvas = Canvas(self.shape, self.origin)
+            last = step == self.network.steps - 1
+            canvas = Canvas(self.shape, self.origin, spread=last)
             for chunk in self._chunks(step, self.network.steps, rows.shape[1]):
                 index = rows[chunk].reshape(-1)
                 batch = make_batch(self.scan, index, self.pixel[index], self.shape)
@@ -109,7 +111,7 @@ class _Run:
             )
         groups = self._groups(1 if alone else self.payload.model.C)
         dataset = GroupDataset([self.scan])
-        canvas = Canvas(self.shape, self.origin)
+        canvas = Canvas(self.shape, self.origin, spread=not alone)
         for index in self._chunks(0, 1, per_pattern=groups.shape[1]):
             batch = dataset[0, groups[index]].to(self.probe.device)
             shifted = physics.shift_probe(self.probe, batch.fraction)
