@@ -98,6 +98,7 @@ def write_extras(file: "h5py.File", scan: Scan, held: Collection[str]) -> None:
     group.attrs["written_by"] = f"ptycho-data {ptychodata.__version__}"
     group.attrs["probe_power"] = scan.probe_power
     group.attrs["has_dose"] = scan.has_dose
+    group.attrs["near_field"] = scan.near_field
     if scan.notes:
         group["notes"] = dump_json(scan.notes, indent=None)
     if scan.provenance:
@@ -119,6 +120,7 @@ def read_extras(tree: Tree, recorded: Recorded) -> None:
         return
     if power == "absolute":
         recorded.probe_power = "absolute"
+    recorded.near_field |= tree.number(_GROUP, "near_field") == 1
     recorded.has_dose = tree.number(_GROUP, "has_dose") != 0
     notes = _parsed(tree.text(f"{_GROUP}/notes"))
     recorded.stored_notes = tuple(map(str, notes)) if isinstance(notes, list) else ()

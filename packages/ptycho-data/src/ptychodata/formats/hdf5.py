@@ -37,7 +37,6 @@ _MOST_ATTRIBUTE_BYTES = 2**20
 _MOST_NAMES = 10**5
 _MOST_LINKS = 16
 _MOST_SOURCES = 10**5
-_CACHE_BYTES = 2**26
 _BROKEN = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
 """What h5py raises on broken input."""
 
@@ -58,7 +57,8 @@ def _open(path: Path, stack: ExitStack) -> "h5py.File":
 
     with _reading(path, "/"):
         return stack.enter_context(
-            h5py.File(path, "r", locking=False, rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=10007)
+            # blocks are whole chunks, so that HDF5's own cache would only copy them once more
+            h5py.File(path, "r", locking=False, rdcc_nbytes=0)
         )
 
 

@@ -154,7 +154,5 @@ def write(scan: Scan, path: Path) -> tuple[str, ...]:
             stored.attrs.update({**pixels, "center_x_m": 0.0, "center_y_m": 0.0})
         for column, axis in enumerate("yx"):
             file[f"probe_position_{axis}_m"] = positions[:, column]
-        if scan.near_field:
-            file.attrs["far_field"] = False
         write_extras(file, scan, {"truth", "object_pixel_m"})
     return tuple(notes)

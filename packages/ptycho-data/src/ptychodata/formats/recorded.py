@@ -190,7 +190,7 @@ def _checked(
     for part, block in blocks(patterns, _CHUNK_BYTES):
         mask = recorded.mask
         valid = mask[part] if mask is not None and mask.ndim == 3 else mask
-        if not (block.min() >= 0 and block.max() < np.inf):  # NaN is neither
+        if block.dtype.kind != "u" and not (block.min() >= 0 and block.max() < np.inf):  # or NaN
             hidden += _masked_values(recorded, block, valid, part.start)
             block = _without_bad(block, part)
         sums[part] = intensity_sums(block, valid, domain)
