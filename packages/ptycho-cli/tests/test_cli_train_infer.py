@@ -121,9 +121,11 @@ def test_infer_takes_the_bundle_file_and_a_scan_without_truth(
 ):
     scan = write_scan("plain.npz", objectGuess=None, object_pixel_m=None)
     outcome = ptycho(
-        "infer", trained / "wts.h5.zip", scan, "--output-dir", tmp_path / "r", "--json"
+        *("infer", trained / "wts.h5.zip", scan, "--output-dir", tmp_path / "r"),
+        *("--tiff", "--json"),
     )
     assert outcome.code == 0, outcome.err
+    assert (tmp_path / "r" / "amplitude.tif").read_bytes()[:2] in (b"II", b"MM")
     assert "scores" not in outcome.json
     assert not (tmp_path / "r" / "product.h5").exists()
     assert "no product.h5" in outcome.err

@@ -1,5 +1,6 @@
 """Reconstructions: read back as written, and refused with the reason when broken."""
 
+import json
 from dataclasses import fields
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from ptychoconfig.errors import DataError
 from ptychodata.contracts import Reconstruction
-from ptychodata.results import read_reconstruction, write_reconstruction
+from ptychodata.results import read_reconstruction, write_reconstruction, write_tiffs
 
 
 def image(pixel_size_m=1.5e-8, disagreement=None):
@@ -42,6 +43,31 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
     first = file.read_bytes()
     write_reconstruction(image(), tmp_path)
     assert file.read_bytes() == first
+
+
+@pytest.mark.parametrize("pixel_size_m", [1.5e-8, float("nan")])
+def test_tiffs_hold_every_pixel_and_its_size(tmp_path, pixel_size_m):
+    import tifffile
+
+    written = image(pixel_size_m)
+    write_tiffs(written, tmp_path)
+    with tifffile.TiffFile(tmp_path / "phase.tif") as file:
+        page = file.pages[0]
+        assert page.dtype == np.float32
+        np.testing.assert_array_equal(page.asarray(), np.angle(written.obj).astype(np.float32))
+        told = json.loads(page.description)
+        assert told["origin_yx_px"] == [-3.0, 4.0]
+        if np.isfinite(pixel_size_m):
+            assert told["pixel_size_m"] == pixel_size_m
+            wide, per = page.tags["XResolution"].value
+            assert wide / per == pytest.approx(0.01 / pixel_size_m, rel=1e-6)
+        else:
+            assert told["pixel_size_m"] is None
+    amplitude = tifffile.imread(tmp_path / "amplitude.tif")
+    np.testing.assert_array_equal(amplitude, np.abs(written.obj))
+    first = (tmp_path / "phase.tif").read_bytes()
+    write_tiffs(written, tmp_path)
+    assert (tmp_path / "phase.tif").read_bytes() == first
 
 
 @pytest.mark.parametrize(

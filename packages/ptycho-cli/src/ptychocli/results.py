@@ -156,11 +156,13 @@ def conclude(
     Returns:
         The metrics, with ``output_dir`` and the ``gates`` that were not passed.
     """
-    from ptychodata.results import write_reconstruction
+    from ptychodata.results import write_reconstruction, write_tiffs
 
     gates = _failed_gates(found.metrics, evaluation)
     _warn(found, console)
     _write(found, records, run, console)
+    if evaluation.tiff:
+        write_tiffs(found.reconstruction, run.path)
     if evaluation.report:
         from ptychocli.report import write_report
 

@@ -379,6 +379,9 @@ class EvaluationConfig(Section):
     report: bool = Field(
         True, description="Write `report.html`, which shows the image and what speaks for it."
     )
+    tiff: bool = Field(
+        False, description="Write amplitude and phase as 32-bit float TIFF, every pixel, too."
+    )
 
 
 class SimulationConfig(Section):

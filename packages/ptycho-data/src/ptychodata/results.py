@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ptychoconfig.errors import DataError
 
 from .contracts import Reconstruction
-from .files import atomic_path
+from .files import atomic_path, dump_json
 from .formats.source import Source, open_source
 
-__all__ = ["RECONSTRUCTION", "read_reconstruction", "write_reconstruction"]
+__all__ = ["RECONSTRUCTION", "read_reconstruction", "write_reconstruction", "write_tiffs"]
 
 RECONSTRUCTION = "reconstruction.npz"
 
@@ -46,6 +46,30 @@ def write_reconstruction(reconstruction: Reconstruction, folder: str | os.PathLi
             probe=reconstruction.probe,
             **more,
         )
+
+
+def write_tiffs(reconstruction: Reconstruction, folder: str | os.PathLike[str]) -> None:
+    """Write ``amplitude.tif`` and ``phase.tif`` (rad, not unwrapped): (H, W) 32-bit floats.
+
+    A known pixel size stands in the resolution tags, and as ``pixel_size_m`` beside
+    ``origin_yx_px`` in the description, which is JSON.
+
+    Raises:
+        ConfigError: the place is not writable.
+    """
+    import tifffile
+
+    size = reconstruction.pixel_size_m
+    told = {"pixel_size_m": size, "origin_yx_px": reconstruction.origin_yx_px.tolist()}
+    more: dict[str, Any] = {"description": dump_json(told, indent=None).strip()}
+    if np.isfinite(size):
+        more |= {"resolution": (0.01 / size, 0.01 / size), "resolutionunit": "CENTIMETER"}
+    images = {"amplitude": np.abs(reconstruction.obj), "phase": np.angle(reconstruction.obj)}
+    for name, image in images.items():
+        with atomic_path(Path(folder) / f"{name}.tif") as temporary:
+            tifffile.imwrite(
+                temporary, image.astype(np.float32), metadata=None, software="ptycho", **more
+            )
 
 
 def read_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
