@@ -8,6 +8,7 @@ from ptychoconfig.schema import SimulationConfig
 from ptychodata import formats
 from ptychodata.comparison import Image, compare_images, read_image
 from ptychodata.contracts import Reconstruction
+from ptychodata.formats.product import write_product
 from ptychodata.objects import lines_object
 from ptychodata.results import write_reconstruction
 from ptychodata.simulate import simulate
@@ -123,7 +124,7 @@ def test_every_kind_of_file_is_read(tmp_path, truth):
         coverage=np.ones(SHAPE, np.float32),
         origin_yx_px=np.array([-4.0, 2.0]),
         positions_px=POSITIONS,
-        probe=np.ones((1, 32, 32), np.complex64),
+        probe=np.arange(1024).reshape(1, 32, 32).astype(np.complex64),
         pixel_size_m=3e-9,
     )
     write_reconstruction(image, tmp_path)
@@ -132,6 +133,11 @@ def test_every_kind_of_file_is_read(tmp_path, truth):
         np.testing.assert_array_equal(found.obj, obj)
         np.testing.assert_array_equal(found.origin_yx_px, [-4, 2])
         assert found.name == str(path) and found.pixel_size_m == 3e-9
+    geometry = {"photon_energy_eV": 8e3, "detector_distance_m": 1.0}
+    write_product(image, tmp_path / "product.h5", name="it", comments="", **geometry)
+    found = read_image(tmp_path / "product.h5")
+    np.testing.assert_array_equal(found.obj, obj)
+    np.testing.assert_allclose(found.origin_yx_px, [-4, 2], atol=1e-6)
     for key, value in (("object", obj[None]), ("objectGuess", obj), ("reconstructed_object", obj)):
         np.savez(tmp_path / "other.npz", **{key: value}, probe=np.ones(3))
         found = read_image(tmp_path / "other.npz")

@@ -117,6 +117,7 @@ def _course(figure: "Figure", curves: Mapping[str, Sequence[float]]) -> None:
     for axes, (name, values) in zip(panels, curves.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values)
         axes.set(title=name, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if np.nanmin(values) > 0:
             axes.set_yscale("log")
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError, UsageError
 
+from .contracts import Reconstruction
 from .formats import read
+from .formats.product import read_product
 from .formats.source import Source, open_source
 from .frc import FRC, frc
 from .metrics import Comparison, compare
@@ -84,8 +86,8 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     """Read an object from whatever file holds one.
 
     Args:
-        path: a result folder, its ``reconstruction.npz``, a scan with a known object, or another
-            package's NPZ archive with a key ``object``.
+        path: a result folder, its ``reconstruction.npz``, a scan with a known object, a
+            product of Ptychodus, or another package's NPZ archive with a key ``object``.
 
     Raises:
         DataError: the file holds no object.
@@ -95,18 +97,22 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     if not file.is_file():
         raise DataError(
             f"{file}: expected an image, found nothing there; give a result folder, its "
-            f"{RECONSTRUCTION}, a scan with its known object, or an NPZ with the key 'object'"
+            f"{RECONSTRUCTION}, a product, a scan with its known object, or an NPZ with the key "
+            "'object'"
         )
     with open_source(file) as source:
         keys = set(source.members)
+        if source.hdf5 is not None or "probe_position_x_m" in keys:
+            return _of(read_product(file), name)
         if {"coverage", "origin_yx_px", "positions_px"} <= keys:
-            image = read_reconstruction(file)
-            return Image(
-                name, image.obj, image.origin_yx_px, image.positions_px, image.pixel_size_m
-            )
+            return _of(read_reconstruction(file), name)
         if keys.intersection(_PATTERN_KEYS):
             return _known_object(file, name)
         return _foreign(source, name)
+
+
+def _of(found: Reconstruction, name: str) -> Image:
+    return Image(name, found.obj, found.origin_yx_px, found.positions_px, found.pixel_size_m)
 
 
 def _known_object(file: Path, name: str) -> Image:

@@ -47,7 +47,8 @@ def evaluate(
         list[Path],
         typer.Argument(
             metavar="RESULT",
-            help="Result folders, reconstruction.npz, or NPZ files with a key `object`.",
+            help="Result folders, reconstruction.npz, Ptychodus products, or NPZ files with a key "
+            "`object`.",
             show_default=False,
         ),
     ],
