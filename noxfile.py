@@ -129,6 +129,14 @@ def bench(session: nox.Session) -> None:
         _dev(session, str(DEV / BIN / "python"), str(ROOT / "benchmarks" / script))
 
 
+@nox.session(venv_backend="none", requires=["dev"], default=False)
+def fuzz(session: nox.Session) -> None:
+    """Read 20,000 mutated scan files of every format; any but a clean refusal is a failure."""
+    script = ROOT / "packages" / "ptycho-data" / "tests" / "fuzz.py"
+    arguments = session.posargs or ["--inputs", "20000"]
+    _dev(session, str(DEV / BIN / "python"), str(script), *arguments)
+
+
 @nox.session(venv_backend="none", requires=["dev"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""

@@ -263,9 +263,11 @@ def _validate(scan: Scan) -> None:
         )
     if scan.background is not None:
         expect(
-            scan.background.shape == (side, side) and bool((scan.background >= 0).all()),
-            f"a background ≥ 0 of shape ({side}, {side})",
+            scan.background.shape == (side, side)
+            and bool(((scan.background >= 0) & (scan.background < np.inf)).all()),
+            f"a finite background ≥ 0 of shape ({side}, {side})",
             scan.background.shape,
         )
     if scan.truth is not None:
         expect(scan.truth.ndim == 2, "a known object of two dimensions", scan.truth.shape)
+        expect(bool(np.isfinite(scan.truth).all()), "a finite known object", "NaN or infinity")

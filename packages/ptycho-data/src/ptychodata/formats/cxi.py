@@ -117,8 +117,12 @@ def _detector(tree: Tree) -> tuple[float | None, NDArray[np.float64], list[str]]
     basis = tree.array(key, "uif").astype(np.float64)
     if basis.shape == (3, 2):
         basis = basis.T
-    lengths = np.linalg.norm(basis, axis=-1) if basis.shape == (2, 3) else np.zeros(1)
-    if not (lengths > 0).all() or abs(basis[0] @ basis[1]) > 1e-3 * lengths.prod():
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused below
+        lengths = np.linalg.norm(basis, axis=-1) if basis.shape == (2, 3) else np.zeros(1)
+    if (
+        not ((lengths > 0) & (lengths < np.inf)).all()
+        or abs(basis[0] @ basis[1]) > 1e-3 * lengths.prod()
+    ):
         raise tree.refuse(key, "two perpendicular vectors, (3, 2) or (2, 3)", basis, "correct it")
     if not np.isclose(lengths[0], lengths[1], rtol=1e-6):
         raise tree.refuse(key, "square pixels", f"{lengths} m", "resample the patterns")

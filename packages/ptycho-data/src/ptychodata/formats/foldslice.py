@@ -5,7 +5,6 @@ HDF5 as (pattern, x, y).  Positions are in metres, those of the beam; ``lambda``
 and ``dx`` the object pixel, both in metres.
 """
 
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
 from ptychodata.formats.hdf5 import Hdf5
+from ptychodata.formats.matlab5 import variables
 from ptychodata.formats.recorded import Recorded
 from ptychodata.formats.source import Source
 from ptychodata.formats.units import HC_EV_M
@@ -28,13 +28,6 @@ SUMMARY = "fold_slice: dp, ppX, ppY in HDF5 or MATLAB files (v5, v7.3)"
 
 _KEYS = ("dp", "ppX", "ppY")
 _OPTIONAL = ("lambda", "dx", "probe")
-_RATIO = 1032  # the most that deflate compresses
-_BROKEN = (
-    *(OSError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError),
-    *(MemoryError, NotImplementedError, zlib.error),
-)
-"""What scipy raises on broken MATLAB files."""
-
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -50,10 +43,14 @@ def shapes(source: Source) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     if source.hdf5 is not None:
         tree = source.hdf5
         shape = tree.shape("dp")
+        if len(shape) != 3:
+            raise _refuse(source, "dp", "three axes", shape)
         probe = tree.shape("probe")[::-1] if "probe" in tree else None
         return (shape[0], *shape[:0:-1]), _modes_shape(probe)
     sizes = _sizes(source)
     dp = sizes["dp"]
+    if len(dp) != 3:
+        raise _refuse(source, "dp", "three axes", dp)
     return (dp[-1], *dp[:-1]), _modes_shape(sizes.get("probe"))
 
 
@@ -109,30 +106,19 @@ def _from_hdf5(tree: Hdf5) -> tuple[Patterns, Arrays]:
 
 
 def _sizes(source: Source) -> dict[str, tuple[int, ...]]:
-    """Shapes of the variables of a MATLAB file of version 5."""
-    from scipy.io import whosmat
-
+    """Shapes of the numeric variables of a MATLAB file of version 5."""
     with _reading(source):
-        found = whosmat(os.fspath(source.path), appendmat=False)
-    return {name: tuple(shape) for name, shape, _ in found}
+        return {name: found.shape for name, found in variables(source.data).items()}
 
 
 def _from_v5(source: Source) -> tuple[Patterns, Arrays]:
-    from scipy.io import loadmat
-
-    wanted = {key: size for key, size in _sizes(source).items() if key in (*_KEYS, *_OPTIONAL)}
-    claimed = 16 * sum(float(np.prod(np.array(size, float))) for size in wanted.values())
-    if claimed > 2**26 + 16 * _RATIO * len(source.data):
-        raise _broken(source, f"{claimed:,.0f} bytes claimed")
     with _reading(source):
-        found = loadmat(os.fspath(source.path), appendmat=False, variable_names=list(wanted))
-    arrays = {key: np.asarray(found[key]) for key in wanted if key in found}
-    missing = [key for key in _KEYS if key not in arrays]
-    if missing:
-        raise _broken(source, f"no {missing[0]}")
-    for key, array in arrays.items():
-        if array.dtype.kind not in "buifc":
-            raise _refuse(source, key, "numbers", array.dtype)
+        found = variables(source.data)
+        wanted = [key for key in (*_KEYS, *_OPTIONAL) if key in found]
+        for key in wanted:
+            if found[key].dtype.kind == "O":
+                raise _refuse(source, key, "numbers", "text or cells")
+        arrays: Arrays = {key: found[key].load() for key in wanted}
     return np.moveaxis(arrays.pop("dp"), -1, 0), arrays
 
 
@@ -167,12 +153,10 @@ def _refuse(source: Source, key: str, expected: str, found: object) -> DataError
 
 @contextmanager
 def _reading(source: Source) -> Iterator[None]:
-    """Turn what scipy raises into one message."""
-    from scipy.io.matlab import MatReadError
-
+    """Turn what a broken MATLAB file raises into one message."""
     try:
         yield
-    except (*_BROKEN, MatReadError) as error:
+    except (ValueError, MemoryError, zlib.error) as error:
         raise _broken(source, error) from error
 
 

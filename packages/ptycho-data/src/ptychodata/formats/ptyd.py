@@ -45,7 +45,11 @@ def shapes(source: Source) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Shapes of the patterns, (P, N, N), and None, as there is no probe."""
     tree = source.hdf5
     assert tree is not None
-    found = [tree.shape(f"{path}/data") for path in _chunks(tree)]
+    paths = [f"{path}/data" for path in _chunks(tree)]
+    found = [tree.shape(path) for path in paths]
+    for path, shape in zip(paths, found, strict=True):
+        if len(shape) != 3:
+            raise tree.refuse(path, "frames of shape (P, N, N)", shape, "prepare them again")
     return (sum(shape[0] for shape in found), *found[0][1:]), None
 
 

@@ -138,10 +138,11 @@ def _positions(recorded: Recorded, geometry: dict[str, float]) -> NDArray[np.flo
             f"pixels, found {known or 'no geometry'}; give --object-pixel-m, or "
             "--photon-energy-ev, --detector-distance-m and --detector-pixel-m"
         )
-    positions = np.asarray(recorded.positions_m, dtype=np.float64) / pixel
-    if recorded.truth is not None and recorded.truth_centre_m is not None:
-        middle = np.array(recorded.truth.shape[-2:]) / 2
-        positions += middle - np.asarray(recorded.truth_centre_m) / pixel
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is found by the scan's own check
+        positions = np.asarray(recorded.positions_m, dtype=np.float64) / pixel
+        if recorded.truth is not None and recorded.truth_centre_m is not None:
+            middle = np.array(recorded.truth.shape[-2:]) / 2
+            positions += middle - np.asarray(recorded.truth_centre_m) / pixel
     return np.ascontiguousarray(positions)
 
 
@@ -269,7 +270,8 @@ def _probe(recorded: Recorded, scale: float | None) -> NDArray[np.complex64] | N
     if recorded.probe is None:
         recorded.notes.append("the file has no probe.")
         return None
-    return (recorded.probe.astype(np.complex128) * (scale or 1.0)).astype(np.complex64)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is found by the scan's own check
+        return (recorded.probe.astype(np.complex128) * (scale or 1.0)).astype(np.complex64)
 
 
 def _probe_power(
@@ -300,11 +302,15 @@ def _truth(recorded: Recorded, positions: NDArray[np.float64]) -> NDArray[np.com
             f"the known object of shape {truth.shape} was dropped: the positions do not lie in it."
         )
         return None
-    return truth.astype(np.complex64)
+    with np.errstate(over="ignore"):
+        return truth.astype(np.complex64)
 
 
 def _real(array: NDArray[Any] | None) -> NDArray[np.float32] | None:
-    return None if array is None else array.astype(np.float32)
+    if array is None:
+        return None
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def _geometry(recorded: Recorded, side: int) -> dict[str, Any]:
