@@ -211,3 +211,12 @@ def test_an_hdf5_file_of_something_else_names_its_keys(file: Path) -> None:
     write(file, lambda opened: opened.create_dataset("volume", data=STACK))
     with pytest.raises(DataError, match="HDF5 file with the keys volume"):
         read(file)
+
+
+def test_names_that_are_no_text_are_named_all_the_same(file: Path) -> None:
+    def make(opened: h5py.File) -> None:
+        opened[b"\xff\xfe"] = STACK
+        opened["volume"] = STACK
+
+    with pytest.raises(DataError, match="volume"):
+        read(write(file, make))

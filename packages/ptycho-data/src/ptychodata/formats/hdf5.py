@@ -104,7 +104,7 @@ class Hdf5(Tree):
                 return []
             if len(group) > _MOST_NAMES:
                 raise ValueError(f"{len(group):,} names in one group")
-            return list(group)
+            return [os.fsdecode(name) for name in group]  # bytes where they are no UTF-8
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of ``key``, from its header."""
