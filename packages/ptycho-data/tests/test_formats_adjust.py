@@ -140,7 +140,10 @@ def test_geometry_that_is_given_is_believed(tmp_path: Path) -> None:
     found = changed(tmp_path, **given)
     assert found.object_pixel_m == pytest.approx(1.239841984e-6 / 8e3 * 2 / (N * 5e-5))
     assert any("overrides 0.0001 in the file" in note for note in found.notes)
+    assert any("object pixel went with it" in note for note in found.notes)
     assert changed(tmp_path, **given, object_pixel_m=3e-9).object_pixel_m == 3e-9
+    del given["detector_pixel_m"]  # what is added contradicts nothing
+    assert changed(tmp_path, **given).object_pixel_m == 1e-8
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -58,15 +58,16 @@ def _override(recorded: "Recorded", options: "DataConfig") -> None:
     for name, value in given.items():
         if value is None:
             continue
-        if name in geometry:
+        if name not in geometry:
+            recorded.notes.append(f"{name} = {value:.6g} as given.")
+        elif geometry[name] != value:
             recorded.notes.append(
                 f"{name} = {value:.6g} as given overrides {geometry[name]:.6g} in the file."
             )
-        else:
-            recorded.notes.append(f"{name} = {value:.6g} as given.")
+            replaced = name != "object_pixel_m" and given["object_pixel_m"] is None
+            if replaced and geometry.pop("object_pixel_m", None) is not None:
+                recorded.notes.append("the file's object pixel went with it.")
         geometry[name] = value
-        if name != "object_pixel_m" and given["object_pixel_m"] is None:
-            geometry.pop("object_pixel_m", None)  # follows from the others
 
 
 def _add_mask(recorded: "Recorded", path: Path) -> None:
