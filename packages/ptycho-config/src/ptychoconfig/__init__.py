@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     )
     from ptychoconfig.payloads import (
         InferencePayload,
+        SolverPayload,
         TrainingPayload,
         create_inference_payload,
+        create_solver_payload,
         create_training_payload,
         infer_probe_size,
     )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         InferenceConfig,
         ModelConfig,
         SimulationConfig,
+        SolverConfig,
         TrainingConfig,
     )
 
@@ -47,10 +50,13 @@ __all__ = [
     "NumericalError",
     "PtychoError",
     "SimulationConfig",
+    "SolverConfig",
+    "SolverPayload",
     "TrainingConfig",
     "TrainingPayload",
     "UsageError",
     "create_inference_payload",
+    "create_solver_payload",
     "create_training_payload",
     "infer_probe_size",
 ]
@@ -66,8 +72,10 @@ _MODULES = {
     "PtychoError": "errors",
     "UsageError": "errors",
     "InferencePayload": "payloads",
+    "SolverPayload": "payloads",
     "TrainingPayload": "payloads",
     "create_inference_payload": "payloads",
+    "create_solver_payload": "payloads",
     "create_training_payload": "payloads",
     "infer_probe_size": "payloads",
     "DataConfig": "schema",
@@ -76,6 +84,7 @@ _MODULES = {
     "InferenceConfig": "schema",
     "ModelConfig": "schema",
     "SimulationConfig": "schema",
+    "SolverConfig": "schema",
     "TrainingConfig": "schema",
 }
 

@@ -17,13 +17,16 @@ from ptychoconfig.schema import (
     ModelConfig,
     PatternSide,
     Section,
+    SolverConfig,
     TrainingConfig,
 )
 
 __all__ = [
     "InferencePayload",
+    "SolverPayload",
     "TrainingPayload",
     "create_inference_payload",
+    "create_solver_payload",
     "create_training_payload",
     "infer_probe_size",
 ]
@@ -82,6 +85,32 @@ class InferencePayload:
         sections: dict[str, Section] = {
             "model": self.model,
             "inference": self.inference,
+            "execution": self.execution,
+        }
+        return Resolved(sections, self.sources)
+
+
+@dataclass(frozen=True)
+class SolverPayload:
+    """Settings of a solver's run.
+
+    Args:
+        data: how the scan was read.
+        solver: what changes the result.
+        execution: how the run is made.
+        sources: where each value came from, as in ``Resolved``.
+    """
+
+    data: DataConfig
+    solver: SolverConfig
+    execution: ExecutionConfig
+    sources: Mapping[str, str]
+
+    def resolved(self) -> Resolved:
+        """The settings by section, for ``yaml_files.write_resolved``."""
+        sections: dict[str, Section] = {
+            "data": self.data,
+            "solver": self.solver,
             "execution": self.execution,
         }
         return Resolved(sections, self.sources)
@@ -193,6 +222,36 @@ def create_inference_payload(
     return InferencePayload(
         model=_section(resolved, ModelConfig),
         inference=_section(resolved, InferenceConfig),
+        execution=_section(resolved, ExecutionConfig),
+        sources=resolved.sources,
+    )
+
+
+def create_solver_payload(
+    *,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> SolverPayload:
+    """Resolve the settings of a solver's run.
+
+    Args:
+        flags: field → value, only what the user set.
+        environment: variables by name; default ``os.environ``.
+        config_file: YAML file of settings.
+
+    Raises:
+        ConfigError: a setting is unknown or out of bounds.
+    """
+    resolved = resolve(
+        ("data", "solver", "execution"),
+        flags=flags,
+        environment=environment,
+        config_file=config_file,
+    )
+    return SolverPayload(
+        data=_section(resolved, DataConfig),
+        solver=_section(resolved, SolverConfig),
         execution=_section(resolved, ExecutionConfig),
         sources=resolved.sources,
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ptychoconfig.errors import BackendError, UsageError
-from ptychoconfig.payloads import InferencePayload, TrainingPayload
+from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
 from ptychodata.bundle import Bundle
-from ptychodata.contracts import Reconstruction, Scan
+from ptychodata.contracts import Reconstruction, Scan, Solution
 
 __all__ = [
     "KNOWN_BACKENDS",
@@ -41,7 +41,7 @@ class Progress:
     """How far a run has come, for a person or a log.
 
     Args:
-        phase: ``train``, ``validate`` or ``infer``.
+        phase: ``train``, ``validate``, ``infer`` or ``solve``.
         done, total: work done and to do, in patterns.
         epoch, epochs: current pass, from 1, and the number of passes (1 when inferring).
         metrics: named figures, such as ``train_loss``.
@@ -106,6 +106,28 @@ class Backend(Protocol):
         Raises:
             BundleError: the bundle's weights do not fit its network.
             NumericalError: the object is not finite.
+        """
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        payload: SolverPayload,
+        report: Report,
+        should_stop: ShouldStop,
+        start: Solution | None = None,
+    ) -> Solution:
+        """Solve a scan for its object, and for what else ``payload.solver`` asks, without training.
+
+        Args:
+            scan: patterns and positions; a probe is made up where there is none.
+            payload: resolved configuration.
+            report: called as the run proceeds.
+            should_stop: True ends the run early with the best so far.
+            start: where to begin; its passes count, free space without it.
+
+        Raises:
+            DataError: the start does not fit the scan.
+            NumericalError: the residual diverges.
         """
 
 

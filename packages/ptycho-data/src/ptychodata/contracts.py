@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ptychoconfig.errors import DataError
 from ptychodata.patterns import Patterns, blocks, rows
 
-__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan", "intensity_sums"]
+__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan", "Solution", "intensity_sums"]
 
 Domain = Literal["counts", "amplitude"]
 ProbePower = Literal["absolute", "relative"]
@@ -177,7 +177,7 @@ class Reconstruction:
         positions_px: (P, 2) float64 the scan's positions.
         probe: (M, N, N) complex64 the probe that it was made with.
         pixel_size_m: object pixel in metres, NaN if unknown.
-        probe_source: where the probe came from: ``file`` or ``bundle``.
+        probe_source: where the probe came from: ``file``, ``bundle``, ``model`` or ``solved``.
         disagreement: (H, W) float32 by how much overlapping patches differ, root mean square, in
             units of transmission; None where no patches were merged.
     """
@@ -190,6 +190,43 @@ class Reconstruction:
     pixel_size_m: float = float("nan")
     probe_source: str = "file"
     disagreement: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a solver found: an image, and all else that it fitted to explain the patterns.
+
+    A start is one too, with whatever is known beforehand; a reconstruction alone will do.
+
+    Args:
+        reconstruction: object, probe and (refined) positions.
+        background: (N, N) float32 fitted counts, None if none was fitted.
+        intensity: (P,) float32 incoming intensity of each pattern relative to the mean; None if
+            it was not fitted.
+        variable_modes: (K, N, N) complex64 by which the first probe mode varies along the scan;
+            None if it does not.
+        variable_weights: (P, K) float32 how much of each in each pattern.
+        held_out: (R,) int64 patterns that neither object nor probe has seen.
+        history: figure → one value per epoch: ``r_factor``, ``r_free``, ``seconds``.
+        epochs: passes made, over all runs that led here.
+        stopped: why it ended: ``converged``, ``epochs``, ``max_time`` or ``interrupted``.
+    """
+
+    reconstruction: Reconstruction
+    background: NDArray[np.float32] | None = None
+    intensity: NDArray[np.float32] | None = None
+    variable_modes: NDArray[np.complex64] | None = None
+    variable_weights: NDArray[np.float32] | None = None
+    held_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    epochs: int = 0
+    stopped: str = ""
+
+    @property
+    def mode_powers(self) -> NDArray[np.float64]:
+        """(M,) share of each probe mode in Σ|P|²."""
+        power = np.sum(np.abs(self.reconstruction.probe.astype(np.complex128)) ** 2, axis=(1, 2))
+        return np.asarray(power / power.sum())
 
 
 def intensity_sums(

@@ -8,11 +8,17 @@ from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from ptychoconfig.errors import ConfigError
 
-__all__ = ["draw_subsample", "group_indices", "keep_frames", "split_validation"]
+__all__ = [
+    "draw_subsample",
+    "group_indices",
+    "hold_out_interior",
+    "keep_frames",
+    "split_validation",
+]
 
 Indices = NDArray[np.int64]
 
@@ -174,3 +180,29 @@ def split_validation(count: int, fraction: float, seed: int) -> tuple[Indices, I
     order = np.random.default_rng(seed).permutation(count).astype(np.int64)
     held = int(fraction * count)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def hold_out_interior(positions_px: NDArray[np.float64], fraction: float, seed: int) -> Indices:
+    """Draw patterns whose part of the object their neighbours see too, to measure R_free on.
+
+    Interior means farther than one and a half scan steps (medians of the distance to the nearest
+    neighbour) from the hull of the positions.
+
+    Args:
+        positions_px: (P, 2) probe centres (y, x).
+        fraction: share of the interior patterns to draw, rounded to the nearest number.
+        seed: of the draw.
+
+    Returns:
+        (R,) sorted indices; none where the scan has no interior.
+    """
+    try:
+        facets = ConvexHull(positions_px).equations  # rows (normal, offset): n·r + c ≤ 0 inside
+    except (QhullError, ValueError):  # fewer than three positions, or all on one line
+        return np.empty(0, np.int64)
+    depth = -(positions_px @ facets[:, :2].T + facets[:, 2]).max(axis=1)
+    nearest = cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]
+    interior = np.flatnonzero(depth > 1.5 * np.median(nearest))
+    count = round(fraction * len(interior))
+    drawn = np.random.default_rng(seed).choice(interior, size=count, replace=False)
+    return np.sort(drawn).astype(np.int64)

@@ -46,6 +46,7 @@ __all__ = [
     "r_factor",
     "shift_object",
     "shift_probe",
+    "shift_ramp",
     "split_positions",
 ]
 
@@ -92,6 +93,20 @@ def _centred(transform: Any, wave: Complex) -> Complex:
     )
 
 
+def shift_ramp(fraction_px: Real, side: int) -> Complex:
+    """What multiplies the transform of a probe to shift it: exp(−2πi k·f), k = fftfreq(N).
+
+    Args:
+        fraction_px: (B, 2) shifts (y, x) in pixels.
+        side: N.
+
+    Returns:
+        (B, 1, N, N), the same for every mode.
+    """
+    ramp = np.exp(-2j * np.pi * fraction_px[:, :, None] * np.fft.fftfreq(side))  # (B, 2, N)
+    return np.asarray((ramp[:, 0, :, None] * ramp[:, 1, None, :])[:, None])
+
+
 def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
     """Move the probe's content by +f: (S_f P)(u) = P(u − f).
 
@@ -106,10 +121,9 @@ def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
     Returns:
         (B, M, N, N) shifted modes.
     """
-    k = np.fft.fftfreq(probe.shape[-1])
-    ramp = np.exp(-2j * np.pi * fraction_px[:, :, None] * k)  # (B, 2, N), one for each axis
-    ramp = ramp[:, 0, :, None] * ramp[:, 1, None, :]
-    return np.asarray(np.fft.ifft2(np.fft.fft2(probe)[None] * ramp[:, None]))
+    return np.asarray(
+        np.fft.ifft2(np.fft.fft2(probe)[None] * shift_ramp(fraction_px, len(probe[0])))
+    )
 
 
 def shift_object(patches: Complex, shift_px: Real) -> Complex:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptychoconfig.payloads import InferencePayload, TrainingPayload
+from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
 from ptychodata.backends import Report, ShouldStop
 from ptychodata.bundle import Bundle
-from ptychodata.contracts import Reconstruction, Scan
+from ptychodata.contracts import Reconstruction, Scan, Solution
 
 __all__ = ["TorchBackend"]
 
@@ -46,3 +46,16 @@ class TorchBackend:
         from .inference import infer
 
         return infer(bundle, scan, payload, report)
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        payload: SolverPayload,
+        report: Report,
+        should_stop: ShouldStop,
+        start: Solution | None = None,
+    ) -> Solution:
+        """Solve a scan without training; see ``ptychodata.backends.Backend``."""
+        from .solver import solve
+
+        return solve(scan, payload, report, should_stop, start)

@@ -30,6 +30,7 @@ __all__ = [
     "r_factor",
     "shift_object",
     "shift_probe",
+    "shift_ramp",
     "split_positions",
 ]
 
@@ -60,13 +61,17 @@ def inverse_far_field(wave: Tensor, corner: bool = False) -> Tensor:
     return torch.fft.fftshift(centred, dim=_PLANE)
 
 
-def shift_probe(probe: Tensor, fraction_px: Tensor) -> Tensor:
-    """(S_f P)(u) = P(u − f): (M, N, N) modes, (B, 2) shifts → (B, M, N, N)."""
-    k = torch.fft.fftfreq(probe.shape[-1], dtype=fraction_px.dtype, device=probe.device)
+def shift_ramp(fraction_px: Tensor, side: int) -> Tensor:
+    """What shifts the transform of a probe, e^{−2πi k·f}: (B, 2) shifts → (B, 1, N, N)."""
+    k = torch.fft.fftfreq(side, dtype=fraction_px.dtype, device=fraction_px.device)
     angle = -2 * torch.pi * fraction_px[..., None] * k  # (B, 2, N)
     ramp = torch.polar(torch.ones_like(angle), angle)
-    ramp = ramp[:, 0, :, None] * ramp[:, 1, None, :]  # (B, N, N): separable
-    return torch.fft.ifft2(torch.fft.fft2(probe)[None] * ramp[:, None])
+    return (ramp[:, 0, :, None] * ramp[:, 1, None, :])[:, None]  # separable
+
+
+def shift_probe(probe: Tensor, fraction_px: Tensor) -> Tensor:
+    """(S_f P)(u) = P(u − f): (M, N, N) modes, (B, 2) shifts → (B, M, N, N)."""
+    return torch.fft.ifft2(torch.fft.fft2(probe)[None] * shift_ramp(fraction_px, probe.shape[-1]))
 
 
 def shift_object(patches: Tensor, shift_px: Tensor) -> Tensor:
