@@ -45,6 +45,12 @@ def picture(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
+@pytest.fixture(autouse=True)
+def reports(monkeypatch):
+    """Write reports, as the command does unless told otherwise."""
+    monkeypatch.delenv("PTYCHO_REPORT", raising=False)
+
+
 @pytest.fixture
 def report(trained, scan, tmp_path, ptycho):
     """The report of a scan whose name would be markup."""
