@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from ptychoconfig.errors import DataError, UsageError
 from ptychodata.contracts import Scan
-from ptychodata.formats import read, read_shapes, write
+from ptychodata.formats import inputs, read, read_shapes, write
 
 from .peers import (
     DETECTOR_PIXEL_M,
@@ -175,6 +175,7 @@ def test_ptychovit(tmp_path: Path, given: str) -> None:
     assert_predicts(scan, PEER)
     np.testing.assert_allclose(scan.positions_px, PEER.positions_px)  # in the object, too
     np.testing.assert_array_equal(scan.truth, PEER.obj)
+    assert {path.name for path in inputs(tmp_path / given)} == {"x_dp.hdf5", "x_para.hdf5"}
     assert read_shapes(tmp_path / given) == ((7, N, N), (2, N, N))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ptychoconfig.errors import DataError
 from ptychodata.contracts import Reconstruction, Scan
-from ptychodata.formats import outputs, ptychodus, read, read_shapes, write
+from ptychodata.formats import inputs, outputs, ptychodus, read, read_shapes, write
 from ptychodata.formats.product import read_product, write_product
 
 from .peers import DETECTOR_PIXEL_M, DISTANCE_M, ENERGY_EV, PIXEL_M, H, N, Peer, W, assert_predicts
@@ -82,6 +82,7 @@ def test_every_lineage_is_read(tmp_path: Path, version: str, given: str) -> None
     assert np.argwhere(~scan.mask).tolist() == [[0, 3]]
     assert not scan.near_field
     assert read_shapes(tmp_path / given) == ((7, N, N), (2, N, N))
+    assert {path.name for path in inputs(tmp_path / given)} == {"product.h5", "diffraction.h5"}
 
 
 def test_a_point_object_says_which_way_x_and_y_go(tmp_path: Path) -> None:
@@ -151,6 +152,7 @@ def test_training_files_have_positions_of_their_own(tmp_path: Path) -> None:
     scan = read(tmp_path / "training.h5")
     np.testing.assert_array_equal(scan.positions_px, PEER.positions_px)
     assert scan.probe is None
+    assert inputs(tmp_path / "training.h5") == (tmp_path / "training.h5",)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

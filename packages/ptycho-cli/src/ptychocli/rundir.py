@@ -177,14 +177,17 @@ def provenance(scans: Sequence[Path], **more: Any) -> dict[str, Any]:
     """Where a result comes from: command, versions, data, machine.
 
     Args:
-        scans: files that were read; each is recorded with its SHA-256.
+        scans: files that were read; each, and the other of a pair, is recorded with its SHA-256.
         more: further entries, such as seeds.
     """
+    from ptychodata.formats import inputs
+
+    files = [file for path in scans for file in inputs(path)]
     return {
         "created": _now(),
         "command": shlex.join(["ptycho", *sys.argv[1:]]),
         "versions": package_versions(),
-        "data": [{"path": str(path), "sha256": sha256_of(path)} for path in scans],
+        "data": [{"path": str(file), "sha256": sha256_of(file)} for file in files],
         "machine": {
             "python": platform.python_version(),
             "platform": platform.platform(),

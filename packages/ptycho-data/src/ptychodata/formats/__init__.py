@@ -1,8 +1,9 @@
 """File formats of scans: one small module each, found by what a file holds, not by its name.
 
 A module has ``NAME``, ``SUMMARY``, ``recognises``, ``shapes`` and ``read``; one that can write has
-``SUFFIXES``, which stand for it where no format is named, ``write``, and, if that writes more than
-one file, ``companions``.  Adding a format is writing one and naming it in ``_MODULES``.
+``SUFFIXES``, which stand for it where no format is named, and ``write``.  A format of two files has
+``partner``, which finds the other of a given one, and ``companions``, which names those that are
+written besides.  Adding a format is writing one and naming it in ``_MODULES``.
 """
 
 import os
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from ptychoconfig.schema import DataConfig
 
-__all__ = ["Shapes", "formats", "outputs", "read", "read_shapes", "writable", "write"]
+__all__ = ["Shapes", "formats", "inputs", "outputs", "read", "read_shapes", "writable", "write"]
 
 _MODULES = (npz, tike, ptychodus, ptychovit, nxcxi, cxi, ptyd, ptylab, foldslice)
 
@@ -91,6 +92,18 @@ def read_shapes(path: str | os.PathLike[str]) -> Shapes:
     """
     with open_source(path) as source:
         return Shapes(*_module_of(source).shapes(source))
+
+
+def inputs(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files that ``read`` reads: the given one, and the other of a pair.
+
+    Raises:
+        DataError: as ``read``.
+    """
+    with open_source(path) as source:
+        module = _module_of(source)
+        other = module.partner(source) if hasattr(module, "partner") else None
+    return (Path(path),) if other is None else (Path(path), other)
 
 
 def write(scan: Scan, path: str | os.PathLike[str], format: str | None = None) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ __all__ = [
     "SUFFIXES",
     "SUMMARY",
     "companions",
+    "partner",
     "read",
     "read_product",
     "recognises",
@@ -118,11 +119,33 @@ def read(source: Source) -> Recorded:
 @contextmanager
 def _pair(source: Source) -> Iterator[tuple[Tree, Tree | None]]:
     """The diffraction file and the product; None where the former has positions of its own."""
+    tree, found = source.tree, partner(source)
+    assert tree is not None
+    if found is None:
+        yield tree, None
+        return
+    is_product = _is_product(tree)
+    with open_source(found) as beside:
+        second = beside.tree
+        if second is None or not (_is_diffraction if is_product else _is_product)(second):
+            other = "diffraction" if is_product else "product"
+            raise DataError(
+                f"{found}: expected a {other} file of Ptychodus, found something else; "
+                "copy the right one there"
+            )
+        yield (second, tree) if is_product else (tree, second)
+
+
+def partner(source: Source) -> Path | None:
+    """The other file of the pair; None where the given one has patterns and positions.
+
+    Raises:
+        DataError: there is none.
+    """
     tree = source.tree
     assert tree is not None
     if _is_diffraction(tree) and "probe_position_x_px" in tree:
-        yield tree, None
-        return
+        return None
     is_product = _is_product(tree)
     own, other = ("product", "diffraction") if is_product else ("diffraction", "product")
     names = _beside(source.path, own, other)
@@ -133,14 +156,7 @@ def _pair(source: Source) -> Iterator[tuple[Tree, Tree | None]]:
             f"{source.path}: expected the other file of the pair, {names[0].name}, beside this "
             f"one, which holds {holds} only, found none; copy it there"
         )
-    with open_source(found) as beside:
-        second = beside.tree
-        if second is None or not (_is_diffraction if is_product else _is_product)(second):
-            raise DataError(
-                f"{found}: expected a {other} file of Ptychodus, found something else; "
-                "copy the right one there"
-            )
-        yield (second, tree) if is_product else (tree, second)
+    return found
 
 
 def _beside(path: Path, own: str, other: str) -> list[Path]:

@@ -26,7 +26,17 @@ from ptychodata.formats.product import product_of
 from ptychodata.formats.recorded import Recorded
 from ptychodata.formats.source import Source
 
-__all__ = ["NAME", "SUFFIXES", "SUMMARY", "companions", "read", "recognises", "shapes", "write"]
+__all__ = [
+    "NAME",
+    "SUFFIXES",
+    "SUMMARY",
+    "companions",
+    "partner",
+    "read",
+    "recognises",
+    "shapes",
+    "write",
+]
 
 NAME = "ptychovit"
 SUFFIXES = ()
@@ -92,6 +102,21 @@ def read(source: Source) -> Recorded:
 
 @contextmanager
 def _pair(source: Source) -> Iterator[tuple[Hdf5, Hdf5]]:
+    tree, path = source.hdf5, partner(source)
+    assert tree is not None
+    given_data = _holds_data(tree)
+    with open_hdf5(path) as second:
+        if not (_holds_parameters if given_data else _holds_data)(second):
+            raise DataError(f"{path}: expected the other file of the pair; copy the right one")
+        yield (tree, second) if given_data else (second, tree)
+
+
+def partner(source: Source) -> Path:
+    """The other file of the pair.
+
+    Raises:
+        DataError: there is none.
+    """
     tree = source.hdf5
     assert tree is not None
     own, other = (_DATA, _PARAMETERS) if _holds_data(tree) else (_PARAMETERS, _DATA)
@@ -101,10 +126,7 @@ def _pair(source: Source) -> Iterator[tuple[Hdf5, Hdf5]]:
             f"{source.path}: expected a file NAME{own}.hdf5 with NAME{other}.hdf5 beside it, found "
             f"no {path.name if path else 'such name'}; give both the same name"
         )
-    with open_hdf5(path) as second:
-        if not (_holds_parameters if own == _DATA else _holds_data)(second):
-            raise DataError(f"{path}: expected the other file of the pair; copy the right one")
-        yield (tree, second) if own == _DATA else (second, tree)
+    return path
 
 
 def _sibling(path: Path, own: str, other: str) -> Path | None:
