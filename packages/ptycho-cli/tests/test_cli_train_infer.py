@@ -262,6 +262,12 @@ def test_a_run_whose_folder_vanishes_is_told(monkeypatch, scan, tmp_path, ptycho
     assert "--resume auto" in outcome.err
 
 
+def test_workers_beside_determinism_are_warned_of(scan, tmp_path, ptycho):
+    argv = ("train", scan, "--backend", "stub", "--epochs", 1, "--num-workers", 2, "--output-dir")
+    assert "warning: --deterministic with" in ptycho(*argv, tmp_path / "a").err
+    assert "warning" not in ptycho(*argv, tmp_path / "b", "--no-deterministic").err
+
+
 def test_second_interrupt_kills(monkeypatch, scan, tmp_path, ptycho):
     import ptychostub
 

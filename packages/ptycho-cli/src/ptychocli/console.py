@@ -38,12 +38,16 @@ class Console(logging.Handler):
     Args:
         quiet: no notes and no progress; warnings and results remain.
         as_json: results are one JSON object instead of lines.
+
+    Attributes:
+        silent: say nothing at all, because another process of the same run does.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         super().__init__(level=logging.WARNING)
         self.quiet = quiet
         self.as_json = as_json
+        self.silent = False
         self._logs: list[Log] = []
 
     def __enter__(self) -> "Console":
@@ -60,23 +64,25 @@ class Console(logging.Handler):
     def note(self, message: str) -> None:
         """Say what is going on, unless quiet."""
         self._keep(message)
-        if not self.quiet:
+        if not (self.quiet or self.silent):
             sys.stderr.write(f"{message}\n")
 
     def warn(self, message: str) -> None:
         """Say what may be wrong, always."""
         self._keep(f"{WARNING}{message}")
-        sys.stderr.write(f"{WARNING}{message}\n")
+        if not self.silent:
+            sys.stderr.write(f"{WARNING}{message}
+")
 
     def result(self, text: str) -> None:
         """Print a line of the result for a person."""
         self._keep(text)
-        if not self.as_json:
+        if not (self.as_json or self.silent):
             sys.stdout.write(f"{text}\n")
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
         """Print the result for a machine, if it was asked for."""
-        if self.as_json:
+        if self.as_json and not self.silent:
             sys.stdout.write(dump_json(outcome))
 
     @contextmanager
@@ -95,7 +101,7 @@ class Console(logging.Handler):
     @contextmanager
     def progress(self) -> Iterator["Report"]:
         """Show a run's progress: a live bar on a terminal, else a line every few seconds."""
-        if self.quiet:
+        if self.quiet or self.silent:
             yield self._record
         elif sys.stderr.isatty():
             with _bar() as show:

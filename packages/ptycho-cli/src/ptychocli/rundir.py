@@ -99,17 +99,34 @@ class RunDir:
             ) from error
 
 
+class FollowedRunDir(RunDir):
+    """The folder of a run that another process writes to."""
+
+    def begin(self) -> None:
+        """Nothing: the other process begins."""
+
+    def log(self, message: str) -> None:
+        """Nothing: the other process says it."""
+
+    def event(self, progress: "Progress") -> None:
+        """Nothing: the other process tells how far the run is."""
+
+
 @contextmanager
-def open_run_dir(path: Path, *, force: bool) -> Iterator[RunDir]:
+def open_run_dir(path: Path, *, force: bool, follows: bool = False) -> Iterator[RunDir]:
     """Check and create an output folder before any work is done.
 
     Args:
         path: the folder; it may exist and hold other things.
         force: accept one that already holds a result.
+        follows: another process of the same run checks, creates and writes it.
 
     Raises:
         ConfigError: it holds a result, is no folder, or cannot be written to.
     """
+    if follows:
+        yield FollowedRunDir(path)
+        return
     from ptychodata.results import RECONSTRUCTION
 
     for result in (BUNDLE, RECONSTRUCTION):

@@ -255,7 +255,7 @@ class TrainingConfig(Section):
         0.999, description="Decay of the mean squared gradient in `adam` and `adamw`."
     )
     weight_decay: NonNegative = Field(1e-3, description="Weight decay of the network's weights.")
-    scheduler: Literal["constant", "exponential", "warmup-cosine", "plateau"] = Field(
+    scheduler: Literal["constant", "exponential", "warmup-cosine", "plateau", "one-cycle"] = Field(
         "warmup-cosine", description="Course of the learning rate over the run."
     )
     warmup_steps: int = Field(
@@ -285,8 +285,10 @@ class TrainingConfig(Section):
     gradient_clip_val: Positive | None = Field(
         1.0, description="Bound on the gradient; unset in YAML (null) for none."
     )
-    gradient_clip_algorithm: Literal["norm", "value"] = Field(
-        "norm", description="What the bound is on: the whole norm, or each entry."
+    gradient_clip_algorithm: Literal["norm", "value", "agc"] = Field(
+        "norm",
+        description="What the bound is on: the whole norm, each entry, or the norm of each output "
+        "channel relative to its weights' (`agc`, for which 0.01 is usual).",
     )
     accumulate_grad_batches: int = Field(
         1, ge=1, description="Batches whose gradients are summed before a step."
@@ -315,6 +317,11 @@ class TrainingConfig(Section):
     )
     val_fraction: Fraction = Field(
         0.05, description="Share of the patterns held out to measure the validation loss."
+    )
+    val_split: Literal["random", "spatial"] = Field(
+        "random",
+        description="Which patterns are held out: some from all over the scan, or all at its far "
+        "end of its longer side (`spatial`), beyond what the network has seen.",
     )
     probe_trainable: bool = Field(False, description="Learn the probe along with the network.")
     probe_learning_rate: Positive = Field(
@@ -546,16 +553,30 @@ class ExecutionConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
         "auto", description="Processor to compute on; `auto` takes a GPU where one works."
     )
-    devices: int = Field(1, ge=1, description="Devices to use.")
+    devices: int = Field(
+        1, ge=1, description="Devices of each machine to train on; on a CPU, processes."
+    )
+    num_nodes: int = Field(1, ge=1, description="Machines to train on.")
+    strategy: Literal["auto", "ddp"] = Field(
+        "auto",
+        description="How several devices share the work: each takes a part of every batch (`ddp`); "
+        "`auto` is that where there are several.",
+    )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto",
         description="Arithmetic of the network; the physics stays in 32 bits. `auto` takes bf16 "
-        "where the processor has matrix units for it.",
+        "where the processor has matrix units for it and they compute accurately.",
+    )
+    compile: bool = Field(
+        False, description="Compile the network before training, which needs a C++ compiler."
     )
     deterministic: bool = Field(True, description="Refuse operations that differ between runs.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
     prefetch_factor: int | None = Field(
         None, ge=1, description="Batches that each worker prepares ahead; default 2."
+    )
+    pin_memory: bool = Field(
+        False, description="Prepare batches in page-locked memory, from which a GPU copies faster."
     )
     persistent_workers: bool = Field(True, description="Keep the workers between epochs.")
     enable_checkpointing: bool = Field(True, description="Keep checkpoints while training.")
@@ -574,7 +595,11 @@ class ExecutionConfig(Section):
     checkpoint_mode: Literal["min", "max"] = Field(
         "min", description="Whether the least or the greatest figure is the best."
     )
-    logger: Literal["csv", "none"] = Field("csv", description="Where metrics are logged.")
+    logger: Literal["csv", "tensorboard", "mlflow", "none"] = Field(
+        "csv",
+        description="Where metrics are logged, in the run directory: `csv` writes metrics.csv, the "
+        "next two write that and their own, each with a package of its name.",
+    )
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -17,6 +17,7 @@ __all__ = [
     "group_indices",
     "hold_out_interior",
     "keep_frames",
+    "split_spatially",
     "split_validation",
 ]
 
@@ -206,3 +207,20 @@ def hold_out_interior(positions_px: NDArray[np.float64], fraction: float, seed: 
     count = round(fraction * len(interior))
     drawn = np.random.default_rng(seed).choice(interior, size=count, replace=False)
     return np.sort(drawn).astype(np.int64)
+
+
+def split_spatially(positions_px: NDArray[np.float64], fraction: float) -> tuple[Indices, Indices]:
+    """Split patterns by a straight line across the longer side of the scan.
+
+    Args:
+        positions_px: (P, 2) probe centres (y, x).
+        fraction: share beyond the line, to hold out, in [0, 1).
+
+    Returns:
+        Patterns to train on and ⌊fraction · P⌋ held out, in scan order.
+    """
+    count = len(positions_px)
+    axis = int(np.argmax(np.ptp(positions_px, axis=0)))
+    order = np.argsort(positions_px[:, axis], kind="stable").astype(np.int64)
+    kept = count - int(fraction * count)
+    return np.sort(order[:kept]), np.sort(order[kept:])

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ptychoconfig.payloads import TrainingPayload
 from ptychodata.contracts import Scan
-from ptychodata.grouping import group_indices, split_validation
+from ptychodata.grouping import group_indices, split_spatially, split_validation
 from ptychodata.physics import split_positions
 
 __all__ = [
@@ -80,6 +80,11 @@ class Batch:
     def __len__(self) -> int:
         return int(self.counts.shape[0])
 
+    @property
+    def weight(self) -> int:
+        """Patterns that count in a mean over ranks."""
+        return len(self) if self.share else 0
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
         moved: dict[str, Any] = {
@@ -88,6 +93,15 @@ class Batch:
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; the loader calls this."""
+        pinned: dict[str, Any] = {
+            f.name: value.pin_memory()
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **pinned)
 
 
 def make_batch(
@@ -234,6 +248,7 @@ def _loader(scans: Sequence[Scan], rows: Any, payload: TrainingPayload) -> DataL
         sampler=rows,
         batch_size=None,
         num_workers=execution.num_workers,
+        pin_memory=execution.pin_memory,
         **working,
     )
 
@@ -243,8 +258,11 @@ def split_scans(
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
     """Patterns of each scan to train on, and to hold out for validation."""
     training = payload.training
-    pairs = [
-        split_validation(len(scan), training.val_fraction, training.seed + number)
-        for number, scan in enumerate(scans)
-    ]
+    if training.val_split == "spatial":
+        pairs = [split_spatially(scan.positions_px, training.val_fraction) for scan in scans]
+    else:
+        pairs = [
+            split_validation(len(scan), training.val_fraction, training.seed + number)
+            for number, scan in enumerate(scans)
+        ]
     return [kept for kept, _ in pairs], [held for _, held in pairs]

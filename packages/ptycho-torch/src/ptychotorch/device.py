@@ -5,21 +5,44 @@ import torch
 from ptychoconfig.errors import BackendError
 from ptychoconfig.schema import ExecutionConfig
 
-__all__ = ["choose_device", "choose_dtype"]
+__all__ = ["bf16_error", "choose_device", "choose_dtype"]
+
+_TOLERATED = 0.01  # of a convolution in bf16, which rounds to 2⁻⁹ = 0.002
 
 _DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def choose_device(execution: ExecutionConfig) -> torch.device:
+def choose_device(execution: ExecutionConfig, several: bool = False) -> torch.device:
     """The device that ``--accelerator`` asks for; ``auto`` takes a GPU where one works.
 
+    Args:
+        execution: settings.
+        several: whether the work can be shared among devices.
+
     Raises:
-        BackendError: the accelerator is not there, or several devices are asked for.
+        BackendError: the accelerator, or so many of them, are not there.
     """
-    if execution.devices != 1:
+    found = _kind(execution)
+    if execution.devices * execution.num_nodes > 1 and not several:
         raise BackendError(
-            f"--devices: expected 1, all that this backend computes on, found {execution.devices}"
+            f"--devices: expected 1, all that this command computes on, found {execution.devices} "
+            f"on {execution.num_nodes} machines; leave --devices and --num-nodes out"
         )
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(found.type, execution.devices)
+    if execution.devices > there:
+        raise BackendError(
+            f"--devices: expected at most {there}, the {found.type} devices of this machine, found "
+            f"{execution.devices}"
+        )
+    if execution.pin_memory and found.type != "cuda":
+        raise BackendError(
+            f"--pin-memory: expected a GPU to copy to, found --accelerator {found.type}; leave it "
+            "out"
+        )
+    return found
+
+
+def _kind(execution: ExecutionConfig) -> torch.device:
     wanted = execution.accelerator
     working = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if (
@@ -50,7 +73,20 @@ def choose_dtype(execution: ExecutionConfig, device: torch.device) -> torch.dtyp
         )
     if execution.precision != "auto":
         return _DTYPES[execution.precision]
-    return torch.bfloat16 if _has_bf16_units(device) else torch.float32
+    good = _has_bf16_units(device) and bf16_error(device) < _TOLERATED
+    return torch.bfloat16 if good else torch.float32
+
+
+@torch.no_grad()
+def bf16_error(device: torch.device) -> float:
+    """Relative error (L2) of a convolution in bf16, as autocast computes it, on ``device``."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 32, 16, 16, generator=draw).to(device)
+    weight = torch.randn(32, 32, 3, 3, generator=draw).to(device)
+    exact = torch.nn.functional.conv2d(x, weight)
+    with torch.autocast(device.type, torch.bfloat16):
+        rounded = torch.nn.functional.conv2d(x, weight)
+    return float((rounded - exact).norm() / exact.norm())
 
 
 def _has_bf16_units(device: torch.device) -> bool:

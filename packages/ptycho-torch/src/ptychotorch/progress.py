@@ -107,7 +107,7 @@ class Reporter(Callback):
     ) -> None:
         """Tell how far the run is, and end it if asked."""
         self._seen += len(batch)
-        self.loss.add(float(outputs["final"]), batch.share * len(batch))
+        self.loss.add(float(outputs["final"]), batch.weight)
         done = self._first + batch_idx + 1
         self.stepped = done == self.batches or done % trainer.accumulate_grad_batches == 0
         self.batch = done if self.stepped else self.batch

@@ -14,8 +14,12 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from ptychoconfig.errors import BackendError
 from ptychoconfig.payloads import TrainingPayload
+from ptychoconfig.schema import ExecutionConfig
 
 from .checkpoints import AtomicCheckpointIO
 
@@ -48,21 +52,55 @@ def build_trainer(
     return Trainer(
         accelerator={"cuda": "cuda", "mps": "mps"}.get(device.type, "cpu"),
         devices=execution.devices,
+        num_nodes=execution.num_nodes,
+        strategy=_strategy(payload, device),
         precision="16-mixed" if execution.precision == "16-mixed" else "32-true",
-        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
+        plugins=_plugins(execution),
         max_epochs=epochs,
         max_time=None if training.max_time is None else timedelta(seconds=training.max_time),
         accumulate_grad_batches=training.accumulate_grad_batches,
         deterministic=execution.deterministic,
         callbacks=[*callbacks, *more],
         enable_checkpointing=execution.enable_checkpointing,
-        logger=False,
+        logger=_logger(execution.logger, run_dir),
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run_dir,
     )
+
+
+def _strategy(payload: TrainingPayload, device: torch.device) -> str | Strategy:
+    """One process, or as many as there are devices, each with its part of every batch."""
+    execution = payload.execution
+    if execution.strategy == "auto" and execution.devices * execution.num_nodes == 1:
+        return "auto"
+    return DDPStrategy(
+        process_group_backend="nccl" if device.type == "cuda" else "gloo",
+        find_unused_parameters=payload.training.probe_trainable,  # of the scans not in a batch
+    )
+
+
+def _plugins(execution: ExecutionConfig) -> list[Any]:
+    """A run of one process stays one, whatever batch system or launcher started it."""
+    alone = execution.devices * execution.num_nodes == 1
+    return [AtomicCheckpointIO(), *([LightningEnvironment()] if alone else [])]
+
+
+def _logger(name: str, run_dir: Path) -> Logger | bool:
+    try:
+        if name == "tensorboard":
+            return TensorBoardLogger(run_dir, name="", version="tensorboard")
+        if name == "mlflow":
+            uri = (run_dir / "mlruns").resolve().as_uri()
+            return MLFlowLogger("ptycho", run_name=run_dir.name, tracking_uri=uri)
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"--logger {name}: expected the package {name}, found it is not installed; run: "
+            f"pip install {name}, or use --logger csv"
+        ) from error
+    return False
 
 
 class _OwnSignals(Callback):

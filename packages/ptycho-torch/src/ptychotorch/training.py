@@ -32,6 +32,8 @@ from ptychodata.trust import training_statistics
 from . import __version__, physics
 from .batches import Batch, GroupSampler, split_scans, training_loader, validation_loader
 from .checkpoints import Checkpoints, Place, identity, read_place
+from .clipping import clip_gradients
+from .compiling import compile_network
 from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine
@@ -55,15 +57,17 @@ def train(
 ) -> Bundle:
     """Train a network on the patterns of ``scans``; see ``ptychodata.backends.Backend.train``."""
     lightning.seed_everything(payload.training.seed, verbose=False)
-    device = choose_device(payload.execution)
+    device = choose_device(payload.execution, several=True)
     network = build_network(payload.model)
     network.compute_dtype = choose_dtype(payload.execution, device)
+    if payload.execution.compile:
+        compile_network(network)
     origin = identity(scans, payload)
     place = Place() if resume is None else read_place(resume, origin)
     model = _Training(network, scans, payload, place)
     epochs = payload.training.epochs_of(model.batches)
     model.total_steps = epochs * -(-model.batches // payload.training.accumulate_grad_batches)
-    table = run_dir / "metrics.csv" if payload.execution.logger == "csv" else None
+    table = run_dir / "metrics.csv" if payload.execution.logger != "none" else None
     progress = Reporter(report, should_stop, epochs, model.batches, table)
     callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes)]
     if payload.execution.enable_checkpointing:
@@ -194,7 +198,7 @@ class _Training(LightningModule):
         """The misfit of the held-out patterns, which are the anchors of their groups."""
         *_, rate = self._rates(batch)
         loss = self._misfit(rate, batch, anchors_only=True)
-        self.held_loss.add(float(loss), batch.share * len(batch) / batch.per_group)
+        self.held_loss.add(float(loss), batch.weight / batch.per_group)
 
     def on_validation_epoch_end(self) -> None:
         """Tell the mean over the held-out patterns of all ranks."""
@@ -238,10 +242,7 @@ class _Training(LightningModule):
         bound = self.config.gradient_clip_val
         if bound is None:
             return
-        if self.config.gradient_clip_algorithm == "norm":
-            nn.utils.clip_grad_norm_(self.network.parameters(), bound)
-        else:
-            nn.utils.clip_grad_value_(self.network.parameters(), bound)
+        clip_gradients(self.network.parameters(), self.config.gradient_clip_algorithm, bound)
 
     def configure_optimizers(self) -> Any:
         config = self.config
@@ -257,6 +258,11 @@ class _Training(LightningModule):
 
     def _scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         config = self.config
+        if config.scheduler == "one-cycle":  # momentum stays as set
+            cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, config.learning_rate, self.total_steps, cycle_momentum=False
+            )
+            return {"scheduler": cycle, "interval": "step"}
         if config.scheduler != "plateau":
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor())
             return {"scheduler": schedule, "interval": "step"}

@@ -123,11 +123,13 @@ def run_training(
     find_backend(backend)
     if settings.get("architecture") == "help":
         return _list_networks(load_backend(backend), console)
+    follows = _rank(settings, config_file) > 0
+    console.silent = follows
     if resume == "auto" and _is_finished(output_dir):
         console.result(f"already finished: {output_dir / BUNDLE}")
         return Trained(output_dir / BUNDLE, {"bundle": str(output_dir / BUNDLE), "finished": True})
     with (
-        open_run_dir(output_dir, force=force or resume is not None) as run,
+        open_run_dir(output_dir, force=force or resume is not None, follows=follows) as run,
         console.keeping(run),
     ):
         checkpoint = _checkpoint(resume, output_dir, console)
@@ -141,6 +143,18 @@ def run_training(
                 f"found {payload.model.architecture!r}"
             )
         return _train(engine, paths, scans, payload, run, console, checkpoint)
+
+
+def _rank(settings: Mapping[str, Any], config_file: Path | None) -> int:
+    """Which process this is, where several train together: only the first speaks and writes."""
+    from ptychocli.ranks import rank
+    from ptychoconfig.resolve import resolve
+    from ptychoconfig.schema import ExecutionConfig
+
+    resolved = resolve(["execution"], flags=given(settings, "execution"), config_file=config_file)
+    execution = resolved.sections["execution"]
+    assert isinstance(execution, ExecutionConfig)
+    return rank(execution)
 
 
 def _is_finished(output_dir: Path) -> bool:
@@ -226,6 +240,8 @@ def _train(
     started = monotonic()
     with stop_on_signal(console) as interrupt, console.progress() as report:
         bundle = engine.train(scans, payload, run.path, report, interrupt, checkpoint)
+    if console.silent:  # the first process writes the result
+        return Trained(run.path / BUNDLE, {})
     seconds = monotonic() - started
     seeds = {"seed": payload.training.seed, "subsample_seed": payload.data.subsample_seed}
     settled = {
@@ -263,6 +279,11 @@ def _announce(scans: "Sequence[Scan]", payload: "TrainingPayload", console: Cons
         + (f", {training.epochs} epochs" if training.epochs else "")
         + (f", for at most {duration(training.max_time)}" if training.max_time else "")
     )
+    if payload.execution.deterministic and payload.execution.num_workers:
+        console.warn(
+            f"--deterministic with --num-workers {payload.execution.num_workers}: the batches are "
+            "the same in any case, but worker processes are not held to it"
+        )
     if training.n_groups is not None and training.n_groups < patterns:
         console.note(
             f"using a subset: {training.n_groups} groups per epoch (--n-groups), "
