@@ -71,8 +71,7 @@ class Console(logging.Handler):
         """Say what may be wrong, always."""
         self._keep(f"{WARNING}{message}")
         if not self.silent:
-            sys.stderr.write(f"{WARNING}{message}
-")
+            sys.stderr.write(f"{WARNING}{message}\n")
 
     def result(self, text: str) -> None:
         """Print a line of the result for a person."""
