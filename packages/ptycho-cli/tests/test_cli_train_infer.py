@@ -268,6 +268,28 @@ def test_workers_beside_determinism_are_warned_of(scan, tmp_path, ptycho):
     assert "warning" not in ptycho(*argv, tmp_path / "b", "--no-deterministic").err
 
 
+def test_the_original_s_command_lines_work_and_warn(scan, tmp_path, ptycho):
+    told = ptycho(
+        *("train", "--train_data_file", scan, "--output_dir", tmp_path / "r", "--max_epochs", 2),
+        *("--n_images", 9, "--gridsize", 1, "--batch_size", 3, "--device", "cpu", "--quiet"),
+        *("--disable_mlflow", "--backend", "stub"),
+    )
+    assert told.code == 0, told.err
+    for flag in ("train_data_file", "output_dir", "max_epochs", "n_images", "device"):
+        assert told.err.count(f"warning: --{flag} ") == 1
+    settings = yaml.safe_load((tmp_path / "r" / "config.resolved.yaml").read_text())
+    assert settings["training"]["epochs"] == 2
+    assert settings["training"]["n_groups"] == 9
+    assert settings["execution"]["accelerator"] == "cpu"
+    told = ptycho(
+        *("infer", "--test_data", scan, "--model_path", tmp_path / "r", "--inference-batch-size"),
+        *(4, "--output_dir", tmp_path / "i"),
+    )
+    assert told.code == 0, told.err
+    settings = yaml.safe_load((tmp_path / "i" / "config.resolved.yaml").read_text())
+    assert settings["inference"]["batch_size"] == 4
+
+
 def test_second_interrupt_kills(monkeypatch, scan, tmp_path, ptycho):
     import ptychostub
 

@@ -143,7 +143,7 @@ def test_compile_needs_a_compiler(run, monkeypatch):
         run(compile=True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Torch in Torch
+@pytest.mark.filterwarnings("ignore")  # of Torch about itself
 def test_compile_traces_the_network_and_changes_nothing_else(run, monkeypatch):
     """With the tracer alone, because generating machine code takes minutes."""
     import functools

@@ -39,9 +39,22 @@ class LazyGroup(TyperGroup):
         """Find the command by name as usual, then load the real one in its place."""
         name, _, rest = super().resolve_command(ctx, args)
         assert name is not None  # the parent class has raised a usage error otherwise
+        rest = _without_old_names(name, rest)
         command = get_command(import_module(COMMANDS[name][0]).app)
         command.name = name
         return name, command, rest
+
+
+def _without_old_names(command: str, arguments: list[str]) -> list[str]:
+    """Write PtychoPINN's flags as ours, and say so on stderr."""
+    if not any(word.startswith("--") for word in arguments):
+        return arguments
+    from ptychoconfig.legacy import modern_flags
+
+    modern, notes = modern_flags(command, arguments)
+    for note in notes:
+        typer.echo(f"warning: {note}", err=True)
+    return modern
 
 
 app = typer.Typer(
