@@ -96,15 +96,6 @@ def test_each_old_flag_is_told_once_and_ours_never() -> None:
     notes = modern_flags("train", ["--max_epochs", "1", "--max_epochs", "2", "--device", "cpu"])[1]
     assert [note.split()[0] for note in notes] == ["--max_epochs", "--device"]
     assert "use --epochs" in notes[0]
-    ours = [
-        "a.npz",
-        "--epochs",
-        "3",
-        "--scheduler",
-        "one-cycle",
-        "--no-oversampling",
-        "--output-dir=x",
-        "--N",
-        "4",
-    ]
+    ours = ["a.npz", "--epochs", "3", "--scheduler", "one-cycle", "--output-dir=x", "--N", "64"]
+    ours += ["--no-oversampling", "--checkpoint-monitor", "train_loss"]
     assert modern_flags("train", ours) == (ours, [])

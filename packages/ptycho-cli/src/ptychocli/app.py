@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ptychocli.commands.evaluate",
         "Compare images with a known object, or each other.",
     ),
+    "doctor": (
+        "ptychocli.commands.doctor",
+        "Show what this machine has to compute with.",
+    ),
     "config": ("ptychocli.commands.config", "Write, check and explain settings files."),
     "demo": ("ptychocli.commands.demo", "Simulate, train, infer and score: the whole way."),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
 from ptychodata.backends import Report, ShouldStop
@@ -24,6 +25,12 @@ class TorchBackend:
         from .networks import NETWORKS
 
         return {name: line for name, (_, line) in NETWORKS.items()}
+
+    def devices(self) -> dict[str, dict[str, Any]]:
+        """What Torch can compute on here, and what to do about what it cannot."""
+        from .device import describe_devices
+
+        return describe_devices()
 
     def train(
         self,

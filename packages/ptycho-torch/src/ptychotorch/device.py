@@ -1,11 +1,14 @@
 """Which processor computes, and in which arithmetic."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from ptychoconfig.errors import BackendError
 from ptychoconfig.schema import ExecutionConfig
 
-__all__ = ["bf16_error", "choose_device", "choose_dtype"]
+__all__ = ["bf16_error", "choose_device", "choose_dtype", "describe_devices"]
 
 _TOLERATED = 0.01  # of a convolution in bf16, which rounds to 2⁻⁹ = 0.002
 
@@ -94,3 +97,39 @@ def _has_bf16_units(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def describe_devices() -> dict[str, dict[str, Any]]:
+    """Processors that Torch sees, whether they have units for bf16, and advice."""
+    cpu, capabilities = torch.device("cpu"), torch.cpu.get_capabilities()
+    units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
+    found: dict[str, dict[str, Any]] = {
+        "torch cpu": {
+            "threads": torch.get_num_threads(),
+            "bf16": ", ".join(units) or "no units",
+            "bf16_error": bf16_error(cpu),
+        }
+    }
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        found[f"torch cuda:{number}"] = {
+            "name": properties.name,
+            "memory_GB": round(properties.total_memory / 1e9, 1),
+            "cuda": torch.version.cuda,
+            "bf16": "yes" if _has_bf16_units(torch.device("cuda", number)) else "no units",
+        }
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        found["torch cuda"] = {
+            "available": False,
+            "driver": Path("/proc/driver/nvidia/version").exists(),
+            "built_for": built or "a CPU alone",
+        }
+        if Path("/proc/driver/nvidia/version").exists():
+            found["torch cuda"]["advice"] = (
+                f"a driver is there, but this Torch ({built or 'built for a CPU alone'}) does not "
+                "use it; install a build for the driver's CUDA from pytorch.org"
+            )
+    if torch.backends.mps.is_available():
+        found["torch mps"] = {"available": True, "asked_for_by": "--accelerator mps"}
+    return found

@@ -1,0 +1,42 @@
+"""``ptycho doctor``."""
+
+import platform
+
+import pytest
+
+from ptychocli import diagnosis
+
+
+def test_doctor_shows_what_there_is_and_why_a_backend_does_not_load(ptycho, monkeypatch):
+    monkeypatch.setattr(diagnosis, "KNOWN_BACKENDS", {"stub": "stub"})
+    outcome = ptycho("doctor")
+    assert outcome.code == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["python", "version", platform.python_version()] in lines
+    assert ["backends", "stub", "installed", "yes", "loads", "yes"] in lines
+    assert any(line[:5] == ["backends", "broken", "installed", "yes", "loads"] for line in lines)
+    assert "advice: --backend broken: the package is installed but does not load" in outcome.out
+
+
+def test_doctor_for_machines(ptycho, monkeypatch):
+    monkeypatch.setattr(diagnosis, "KNOWN_BACKENDS", {"tf": "ptycho-tf"})
+    monkeypatch.setattr(diagnosis, "installed_backends", dict)
+    outcome = ptycho("doctor", "--json")
+    assert set(outcome.json) == {"python", "package", "backends", "device", "disk", "advice"}
+    assert outcome.json["device"]["cpu"]["cores"] >= 1
+
+
+def test_no_backend_at_all_is_code_5(ptycho, monkeypatch):
+    monkeypatch.setattr(diagnosis, "KNOWN_BACKENDS", {"broken": "broken"})
+    monkeypatch.setattr(diagnosis, "installed_backends", lambda: {"broken": []})
+    outcome = ptycho("doctor")
+    assert outcome.code == 5
+    assert "pip install" in outcome.err
+
+
+@pytest.mark.parametrize("free", [0.5, 50.0])
+def test_a_full_disk_is_advised_on(free, ptycho, monkeypatch):
+    usage = diagnosis.shutil.disk_usage(".")._replace(free=int(free * 1e9))
+    monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda _: usage)
+    advice = ptycho("doctor", "--json").json["advice"]
+    assert any("--output-dir" in line for line in advice) == (free < 1)
