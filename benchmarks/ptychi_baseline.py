@@ -12,17 +12,21 @@ object or ``--reference``.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychoconfig.schema import SolverConfig
 from ptychodata import physics
 from ptychodata.contracts import Scan
 from ptychodata.engines.ptychi import PtychiResult, PtychiSettings, run_ptychi
 from ptychodata.formats import read
 from ptychodata.metrics import score
+from ptychodata.results import read_solution
+from ptychodata.solving import SolverPlan, plan_solution
 
 GOAL = 0.99
 
@@ -31,12 +35,11 @@ def main() -> None:
     """Run once, print the figures, and keep the result."""
     arguments = parse()
     scan = read(arguments.scan)
-    held_out = np.load(arguments.held_out) if arguments.held_out else None
+    plan = plan_of(scan, arguments)
     settings = PtychiSettings(
         algorithm=arguments.algorithm,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
-        modes=arguments.modes,
         opr_modes=arguments.opr_modes,
         refine_probe=not arguments.fixed_probe,
         refine_positions=arguments.refine_positions,
@@ -46,12 +49,23 @@ def main() -> None:
         keep_every=arguments.keep_every,
         options={k: json.loads(v) for k, v in (o.split("=", 1) for o in arguments.option)},
     )
-    result = run_ptychi(scan, settings, exclude=held_out)
-    figures = speeds(result) | residuals(scan, result)
+    result = run_ptychi(scan, plan, settings)
+    figures = speeds(result, len(plan.kept)) | residuals(scan, plan, result)
     figures |= scores(scan, result, arguments.reference)
     print(json.dumps(vars(arguments) | figures, indent=1))
     if arguments.output:
-        save(Path(arguments.output), result, figures)
+        save(Path(arguments.output), plan, result, figures)
+
+
+def plan_of(scan: Scan, arguments: argparse.Namespace) -> SolverPlan:
+    """Where it starts, and the patterns that it may see: those that our solver would."""
+    config = SolverConfig(modes=arguments.modes, held_out_fraction=arguments.held_out_fraction)
+    start = read_solution(arguments.start) if arguments.start else None
+    plan = plan_solution(scan, config, start)
+    if not arguments.held_out:
+        return plan
+    held_out = np.load(arguments.held_out)
+    return replace(plan, kept=np.setdiff1d(np.arange(len(scan)), held_out), held_out=held_out)
 
 
 def parse() -> argparse.Namespace:
@@ -61,20 +75,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--algorithm", default="lsqml")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--modes", type=int, default=1)
+    parser.add_argument("--modes", type=int)
     parser.add_argument("--opr-modes", type=int, default=1)
     parser.add_argument("--fixed-probe", action="store_true")
     parser.add_argument("--refine-positions", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-every", type=int, default=1)
     parser.add_argument("--option", action="append", default=[], help="NAME.OF.OPTION=JSON")
-    parser.add_argument("--held-out", help=".npy of the numbers of patterns to leave out")
+    parser.add_argument("--held-out-fraction", type=float, default=0.0)
+    parser.add_argument("--held-out", help=".npy of the numbers of patterns to leave out instead")
+    parser.add_argument("--start", help="reconstruction.npz or RESULT.npz to go on from")
     parser.add_argument("--reference", help="NPZ with object, origin_yx_px to score against")
     parser.add_argument("--output")
     return parser.parse_args()
 
 
-def speeds(result: PtychiResult) -> dict[str, Any]:
+def speeds(result: PtychiResult, patterns: int) -> dict[str, Any]:
     """Time per epoch and in all, and memory."""
     epochs, cpu = len(result.loss), float(result.cpu_s[-1])
     return {
@@ -82,21 +98,20 @@ def speeds(result: PtychiResult) -> dict[str, Any]:
         "cpu_s": cpu,
         "wall_s": float(result.wall_s[-1]),
         "cpu_s_per_epoch": cpu / epochs,
-        "patterns_per_cpu_s": int(result.used.sum()) * epochs / cpu,
+        "patterns_per_cpu_s": patterns * epochs / cpu,
         "peak_GB": result.peak_bytes / 1e9,
         "versions": dict(result.versions),
     }
 
 
-def residuals(scan: Scan, result: PtychiResult) -> dict[str, float]:
+def residuals(scan: Scan, plan: SolverPlan, result: PtychiResult) -> dict[str, float]:
     """R over the patterns that were used, and R_free over those that were not.
 
     pty-chi shifts the first mode alone, so its result is held to its own forward model
     (``_ptychi``) beside ours.
     """
     found = {}
-    for name, chosen in (("r", result.used), ("r_free", ~result.used)):
-        index = np.flatnonzero(chosen)
+    for name, index in (("r", plan.kept), ("r_free", plan.held_out)):
         if len(index):
             found[name] = residual(scan, result, index, shift_all=True)
             found[f"{name}_ptychi"] = residual(scan, result, index, shift_all=False)
@@ -150,7 +165,7 @@ def time_to(curve: list[list[float]], goal: float) -> float | None:
     return None
 
 
-def save(path: Path, result: PtychiResult, figures: dict[str, Any]) -> None:
+def save(path: Path, plan: SolverPlan, result: PtychiResult, figures: dict[str, Any]) -> None:
     """The reconstruction, and the figures as JSON in it."""
     image = result.reconstruction
     np.savez(
@@ -160,7 +175,8 @@ def save(path: Path, result: PtychiResult, figures: dict[str, Any]) -> None:
         coverage=image.coverage,
         origin_yx_px=image.origin_yx_px,
         positions_px=image.positions_px,
-        held_out=np.flatnonzero(~result.used),
+        held_out=plan.held_out,
+        pixel_size_m=np.float64(image.pixel_size_m),
         loss=result.loss,
         cpu_s=result.cpu_s,
         wall_s=result.wall_s,

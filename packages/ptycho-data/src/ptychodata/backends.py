@@ -22,6 +22,7 @@ __all__ = [
     "Progress",
     "Report",
     "ShouldStop",
+    "Solver",
     "find_backend",
     "installed_backends",
     "load_backend",
@@ -65,10 +66,36 @@ ShouldStop = Callable[[], bool]
 """Asked after every step; once True, the run ends early and returns what it has."""
 
 
-class Backend(Protocol):
-    """What a backend offers; arrays go in and out, no framework's objects."""
+class Solver(Protocol):
+    """What solves a scan without training: a backend, or another engine."""
 
     name: str
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        payload: SolverPayload,
+        report: Report,
+        should_stop: ShouldStop,
+        start: Solution | None = None,
+    ) -> Solution:
+        """Solve a scan for its object, and for what else ``payload.solver`` asks, without training.
+
+        Args:
+            scan: patterns and positions; a probe is made up where there is none.
+            payload: resolved configuration.
+            report: called as the run proceeds.
+            should_stop: True ends the run early with the best so far.
+            start: where to begin; its passes count, free space without it.
+
+        Raises:
+            DataError: the start does not fit the scan.
+            NumericalError: the residual diverges.
+        """
+
+
+class Backend(Solver, Protocol):
+    """What a backend offers; arrays go in and out, no framework's objects."""
 
     def networks(self) -> dict[str, str]:
         """Networks that this backend can build: name → one line."""
@@ -106,28 +133,6 @@ class Backend(Protocol):
         Raises:
             BundleError: the bundle's weights do not fit its network.
             NumericalError: the object is not finite.
-        """
-
-    def reconstruct(
-        self,
-        scan: Scan,
-        payload: SolverPayload,
-        report: Report,
-        should_stop: ShouldStop,
-        start: Solution | None = None,
-    ) -> Solution:
-        """Solve a scan for its object, and for what else ``payload.solver`` asks, without training.
-
-        Args:
-            scan: patterns and positions; a probe is made up where there is none.
-            payload: resolved configuration.
-            report: called as the run proceeds.
-            should_stop: True ends the run early with the best so far.
-            start: where to begin; its passes count, free space without it.
-
-        Raises:
-            DataError: the start does not fit the scan.
-            NumericalError: the residual diverges.
         """
 
 

@@ -25,6 +25,7 @@ import os
 import sys
 import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def reconstruct(source: str, target: str, stop: str) -> None:
         opr_mode_weights_data=_opr_weights(len(arrays["counts"]), probe, settings),
         valid_pixel_mask=arrays["valid"],
     )
+    if settings["algorithm"] != "dm":  # whose loss is fixed
+        task.reconstructor.loss_tracker.metric_function = residual(task.dataset.valid_pixel_mask)
     write(target, run(task, settings, stop))
 
 
@@ -70,6 +73,16 @@ def say(message: dict[str, Any]) -> None:
     """Tell the parent, which may have gone: then the broken pipe ends this process."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
+
+
+def residual(valid: Any) -> Callable[[Any, Any], Any]:
+    """R = Σ|√I − √λ| / Σ√I over the valid pixels of a batch, as it was before its update."""
+
+    def of(rate: Any, counts: Any) -> Any:
+        measured = counts.sqrt() * valid
+        return (measured - rate.sqrt() * valid).abs().sum() / measured.sum()
+
+    return of
 
 
 def run(task: Any, settings: dict[str, Any], stop: str) -> dict[str, Any]:
@@ -173,15 +186,11 @@ def _set(options: Any, path: str, value: Any) -> None:
 
 
 def _initial_probe(probe: Any, settings: dict[str, Any]) -> Any:
-    """(K, M, N, N) start: Hermite modes where more are asked for, random OPR modes."""
+    """(V, M, N, N) start, random in the modes of relaxation."""
     import torch
-    from ptychi.utils import add_additional_opr_probe_modes_to_probe, orthogonalize_initial_probe
+    from ptychi.utils import add_additional_opr_probe_modes_to_probe
 
-    count = settings["modes"]
-    start = torch.zeros((1, count, *probe.shape[1:]), dtype=torch.complex64)
-    start[0, : len(probe)] = torch.from_numpy(probe)[:count]
-    if count > len(probe):
-        start = orthogonalize_initial_probe(start)
+    start = torch.from_numpy(probe)[None]
     if settings["opr_modes"] > 1:
         start = add_additional_opr_probe_modes_to_probe(start, settings["opr_modes"] - 1)
     return start
