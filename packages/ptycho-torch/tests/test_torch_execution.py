@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ptychoconfig.errors import BackendError
+from ptychoconfig.errors import BackendError, DataError
 from ptychoconfig.schema import ExecutionConfig, SimulationConfig
+from ptychodata.bundle import read_bundle, write_bundle
 from ptychodata.grouping import split_validation
 from ptychodata.simulate import simulate
 from ptychotorch import device, training
@@ -173,3 +174,17 @@ def test_deterministic_refuses_what_differs_between_runs(run, monkeypatch):
     for wanted in (False, True):
         run(deterministic=wanted, epochs=1, poisson_weight=1)
         assert seen["deterministic"] is wanted
+
+
+def test_scans_of_several_sizes_train_together_where_the_network_allows(
+    scan, training_payload, tmp_path
+):
+    larger = simulate(SimulationConfig(N=48, n_patterns=12, overlap=0.7, nphotons=1e8))
+    bundle = train((scan, larger), training_payload(**PLAIN), tmp_path, lambda _: None)
+    assert [probe.shape[-1] for probe in bundle.probes] == [32, 48]
+    write_bundle(bundle, tmp_path / "wts.h5.zip")
+    assert [probe.shape[-1] for probe in read_bundle(tmp_path).probes] == [32, 48]
+    double = simulate(SimulationConfig(N=64, n_patterns=12, overlap=0.7, nphotons=1e8))
+    cnn = training_payload(architecture="cnn", gridsize=1)
+    with pytest.raises(DataError, match=r"one pattern size for --architecture cnn.*N = 32, 64"):
+        train((scan, double), cnn, tmp_path, lambda _: None)

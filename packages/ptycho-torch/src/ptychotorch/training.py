@@ -37,7 +37,7 @@ from .compiling import compile_network
 from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine
-from .networks import Network, build_network
+from .networks import Network, build_network, refuse_other_sizes
 from .progress import Mean, Reporter
 from .trainer import build_trainer, quiet_lightning
 from .weights import to_arrays
@@ -59,6 +59,7 @@ def train(
     lightning.seed_everything(payload.training.seed, verbose=False)
     device = choose_device(payload.execution, several=True)
     network = build_network(payload.model)
+    refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
     network.compute_dtype = choose_dtype(payload.execution, device)
     if payload.execution.compile:
         compile_network(network)

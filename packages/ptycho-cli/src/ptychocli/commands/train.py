@@ -20,7 +20,7 @@ from ptychocli.options import (
     given,
     settings_from,
 )
-from ptychoconfig.errors import ConfigError, DataError, UsageError
+from ptychoconfig.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from ptychocli.rundir import RunDir
@@ -104,7 +104,7 @@ def run_training(
     """Train on the scans ``paths`` and write the run directory.
 
     Args:
-        paths: scan files, all of one N.
+        paths: scan files.
         output_dir: folder that takes the run.
         backend: name of the backend.
         settings: the settings that the user gave as flags.
@@ -210,10 +210,8 @@ def _payload(
     for path, scan in zip(paths, scans, strict=True):
         probe = scan.photon_probe  # raises where there is none
         sides[path] = infer_probe_size(scan.diffraction.shape, probe.shape, str(path))
-    if len(set(sides.values())) > 1:
-        found = ", ".join(f"{path} has N = {side}" for path, side in sides.items())
-        raise DataError(f"expected scans of one pattern size N, found {found}; train them apart")
-    payload = create_training_payload(N=sides[paths[0]], flags=settings, config_file=config_file)
+    largest = max(sides.values())  # a network that takes one N alone refuses the others
+    payload = create_training_payload(N=largest, flags=settings, config_file=config_file)
     if payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
         raise ConfigError(
             "--poisson-weight: expected 0 for a scan without photon counts, found "

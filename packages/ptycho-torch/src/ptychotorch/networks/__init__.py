@@ -10,16 +10,16 @@ Files that begin with ``_`` are shared by networks.  Settings of a network are d
 ``ptychoconfig.schema`` like any other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ptychoconfig.errors import UsageError
+from ptychoconfig.errors import DataError, UsageError
 from ptychoconfig.schema import ModelConfig
 
 from ._base import Network
 
-__all__ = ["NETWORKS", "Network", "build_network", "find_networks"]
+__all__ = ["NETWORKS", "Network", "build_network", "find_networks", "refuse_other_sizes"]
 
 Builder = Callable[[ModelConfig], Network]
 
@@ -45,3 +45,21 @@ def build_network(model: ModelConfig) -> Network:
         choices = ", ".join(sorted(NETWORKS))
         raise UsageError(f"--architecture: expected one of {choices}, found {model.architecture!r}")
     return NETWORKS[model.architecture][0](model)
+
+
+def refuse_other_sizes(network: Network, sides: Collection[int], model: ModelConfig) -> None:
+    """See that one set of weights serves patterns of every side N.
+
+    Raises:
+        DataError: the network would have other weights for another N.
+        ConfigError: the network does not take an N at all.
+    """
+    shapes = [weight.shape for weight in network.parameters()]
+    for side in sorted(set(sides) - {model.N}):
+        other = build_network(model.model_copy(update={"N": side}))
+        if [weight.shape for weight in other.parameters()] != shapes:
+            raise DataError(
+                f"expected scans of one pattern size for --architecture {model.architecture}, "
+                f"whose weights depend on it, found N = {', '.join(map(str, sorted(sides)))}; "
+                "train them apart, or crop or bin them to one size"
+            )
