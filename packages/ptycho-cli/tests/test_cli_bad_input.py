@@ -191,14 +191,6 @@ def test_bad_environment(monkeypatch, scan, tmp_path, ptycho):
     assert not (tmp_path / "run").exists()
 
 
-def test_scans_of_two_sizes(arrays, write_scan, tmp_path, ptycho):
-    wide = np.pad(arrays["diffraction"], ((0, 0), (4, 4), (4, 4)))
-    probe = np.pad(arrays["probeGuess"], 4)
-    scans = [write_scan("a.npz"), write_scan("b.npz", diffraction=wide, probeGuess=probe)]
-    argv = ("train", *scans, "--backend", "stub", "--output-dir", tmp_path / "run")
-    _check(ptycho(*argv), DATA, "N = 40")
-
-
 def _no_bundle(run: Path) -> Path:
     return run / "nothing"
 

@@ -93,6 +93,17 @@ def test_several_scans_train_together(write_scan, tmp_path, ptycho):
     assert len(read_bundle(tmp_path / "r").probes) == 2
 
 
+def test_scans_of_two_sizes_are_left_to_the_backend(arrays, write_scan, tmp_path, ptycho):
+    wide = np.pad(arrays["diffraction"], ((0, 0), (4, 4), (4, 4)))
+    probe = np.pad(arrays["probeGuess"], 4)
+    scans = [write_scan("a.npz"), write_scan("b.npz", diffraction=wide, probeGuess=probe)]
+    outcome = ptycho("train", *scans, "--backend", "stub", "--output-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    bundle = read_bundle(tmp_path / "run")
+    assert [probe.shape[-1] for probe in bundle.probes] == [32, 40]
+    assert bundle.config["model"]["N"] == 40
+
+
 def test_infer_writes_image_pictures_and_scores(trained, scan, tmp_path, ptycho):
     folder = tmp_path / "recon"
     outcome = ptycho("infer", trained, scan, "--output-dir", folder)  # conftest: no report
