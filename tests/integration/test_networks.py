@@ -64,3 +64,22 @@ def test_the_command_lists_every_network(here: Path, capsys: pytest.CaptureFixtu
     assert main(listing) == 0
     listed = json.loads(capsys.readouterr().out)["networks"]
     assert set(listed) == {"cnn", "ffno", "fno", "hybrid-resnet", "unrolled"}
+
+
+@pytest.mark.parametrize(("action", "code"), [("warn", 0), ("stop", 7)])
+def test_a_collapse_is_told_by_the_command(
+    action: str,
+    code: int,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a bound that no network keeps."""
+    monkeypatch.setattr("ptychotorch.health.MIN_VARIATION", 1e9)
+    assert main(["simulate", "scan.npz", *map(str, SIMULATION)]) == 0
+    train = ("train", "scan.npz", "--architecture", "ffno", *SIZE, *LENGTH, "--output-dir", "run")
+    assert main([*map(str, train), "--on-collapse", action]) == code
+    told = capsys.readouterr().err
+    assert "the object is the same for every pattern" in told and "epoch 1" in told
+    assert (here / "run" / "wts.h5.zip").exists() == (code == 0)
+    assert "the object is the same" in (here / "run" / "run.log").read_text()

@@ -1,0 +1,113 @@
+"""How many seeds of a network train on N = 128 to an image, and how many stay flat.
+
+    OMP_NUM_THREADS=1 python benchmarks/seeds.py seeds.json --network unrolled
+    OMP_NUM_THREADS=1 python benchmarks/seeds.py seeds.json --network cnn --max-time 2h
+
+Each seed draws weights, groups and batches anew and trains on one simulated scan, as long as the
+network is trained by default or for --steps; its object is scored on another scan by the
+correlation of its amplitude with the truth's, over the box of the probe centres.  At least 0.5 is a
+success (collapsed runs of the original stayed below 0.13, the others rose above 0.5).  Every seed
+is kept in the file as soon as it is done, whatever it reached, and one that is there is not run
+again: after --max-time no other seed is begun, and the next call goes on.  Prints what the file
+holds.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from ptychoconfig.errors import NumericalError
+from ptychoconfig.payloads import create_inference_payload, create_training_payload
+from ptychoconfig.schema import Duration, SimulationConfig
+from ptychodata.contracts import Scan
+from ptychodata.files import atomic_path, dump_json
+from ptychodata.metrics import score
+from ptychodata.simulate import simulate
+from ptychotorch.inference import infer
+from ptychotorch.training import train
+
+SUCCESS = 0.5
+
+
+def main() -> None:
+    """Run the seeds that the file lacks, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="JSON file, made if absent and added to.")
+    parser.add_argument("--network", default="unrolled")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, help="Optimiser steps of each seed.")
+    parser.add_argument("--max-time", default="1h", help="Begin no seed after this: 90s, 2h.")
+    parser.add_argument("--N", type=int, default=128)
+    parser.add_argument("--n-patterns", type=int, default=400)
+    parser.add_argument("--n-photons", type=float, default=1.77e6)
+    arguments = parser.parse_args()
+    limit = time.monotonic() + TypeAdapter(Duration).validate_python(arguments.max_time)
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.WARNING)
+    common = {"N": arguments.N, "n_patterns": arguments.n_patterns, "overlap": 0.8}
+    known, other = (
+        simulate(SimulationConfig(**common, nphotons=arguments.n_photons, seed=seed))
+        for seed in (1, 2)
+    )
+    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    steps = arguments.steps or "default"
+    case = f"{arguments.network} N={arguments.N} patterns={arguments.n_patterns} steps={steps}"
+    mine = results.setdefault(case, {"seeds": {}, "succeeded": 0, "of": 0})
+    for seed in range(arguments.seeds):
+        if str(seed) in mine["seeds"]:
+            continue
+        if time.monotonic() > limit:
+            break
+        flags: dict[str, Any] = {"architecture": arguments.network, "seed": seed}
+        if arguments.steps:
+            flags |= _exactly(arguments.steps, arguments)
+        mine["seeds"][str(seed)] = one_seed(known, other, flags)
+        found = [run["amplitude_correlation"] for run in mine["seeds"].values()]
+        mine["succeeded"] = sum(x is not None and x >= SUCCESS for x in found)
+        mine["of"] = len(found)
+        with atomic_path(arguments.results) as path:
+            path.write_text(dump_json(results))
+    print(dump_json({case: mine}))
+
+
+def _exactly(steps: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings that make so many steps, or few more, in epochs of as many groups each."""
+    payload = create_training_payload(
+        N=arguments.N, flags={"architecture": arguments.network}, environment={}
+    )
+    per_epoch = max(1, int(0.9 * arguments.n_patterns) // payload.training.batch_size)
+    epochs = -(-steps // per_epoch)
+    groups = -(-steps // epochs) * payload.training.batch_size
+    return {"epochs": epochs, "n_groups": groups}
+
+
+def one_seed(known: Scan, other: Scan, flags: dict[str, Any]) -> dict[str, Any]:
+    """Train on one scan and score on another; null figures where training diverged."""
+    quiet = {"enable_checkpointing": False, "logger": "none"}
+    payload = create_training_payload(N=known.N, flags=flags | quiet, environment={})
+    steps = [0]
+
+    def report(progress: Any) -> None:
+        steps[0] += progress.phase == "train"
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = train([known], payload, Path(folder), report)
+        applied = create_inference_payload(bundle_config=bundle.config, flags={}, environment={})
+        result = infer(bundle, other, applied, lambda progress: None)
+        scores = score(result.obj, result.origin_yx_px, other.truth, other.positions_px)
+    except NumericalError as error:
+        return {"amplitude_correlation": None, "steps": steps[0], "error": str(error)}
+    names = ("amplitude_correlation", "amplitude_ssim", "phase_ssim")
+    return {name: scores[name] for name in names} | {"steps": steps[0]}
+
+
+if __name__ == "__main__":
+    main()
