@@ -14,7 +14,7 @@ from ptychodata.physics import split_positions
 from ptychotorch import networks, physics
 from ptychotorch.batches import GroupDataset, make_batch
 from ptychotorch.inference import infer
-from ptychotorch.networks import NETWORKS, build_network
+from ptychotorch.networks import NETWORKS, build_network, cnn
 from ptychotorch.networks._base import PatternNetwork
 from ptychotorch.networks._spectral import SpectralConv, SpectralConv1d
 from ptychotorch.training import train
@@ -124,6 +124,20 @@ def test_amplitude_activations_are_four():
         outputs.append(generator(torch.ones(1, 1, 32, 32))[0, 0, 8:24, 8:24].abs())
     for i, one in enumerate(outputs):
         assert all(not torch.allclose(one, other, rtol=1e-3) for other in outputs[:i])
+
+
+def test_convolution_before_doubling_is_that_of_the_doubled_image():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(5, 3, 3, padding=1).double()
+    x = torch.randn(2, 5, 4, 6, dtype=torch.double, requires_grad=True)
+    plain = layer(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    folded = cnn.conv_of_doubled(x, layer)
+    torch.testing.assert_close(folded, plain)
+    weight = torch.randn_like(plain)
+    torch.testing.assert_close(
+        torch.autograd.grad((folded * weight).sum(), (x, layer.weight, layer.bias)),
+        torch.autograd.grad((plain * weight).sum(), (x, layer.weight, layer.bias)),
+    )
 
 
 def test_padded_cnn_speaks_for_the_centre_and_its_border_channels_for_the_rest():

@@ -100,9 +100,24 @@ class _Down(_Convolutions):
         return F.max_pool2d(super().forward(x), 2)
 
 
-class _Up(_Convolutions):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(super().forward(x), scale_factor=2.0, mode="nearest")
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+_TAPS = torch.tensor([[[1.0, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
+"""(pixel of a pair, tap before doubling, tap after): which taps of a kernel fall on one pixel."""
+
+
+def conv_of_doubled(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """``layer`` of the doubled image, computed before doubling: (G, C, H, W) → (G, O, 2H, 2W).
+
+    A convolution to one channel costs as much as one to sixteen, and doubling many channels as
+    much as a convolution; here there are four outputs at a quarter of the pixels.
+    """
+    taps = _TAPS.to(layer.weight)
+    kernel = torch.einsum("pik,qjl,ockl->opqcij", taps, taps, layer.weight).flatten(0, 2)
+    bias = layer.bias.repeat_interleave(4) if layer.bias is not None else None
+    return F.pixel_shuffle(F.conv2d(x, kernel, bias, padding=1), 2)
 
 
 class _Decoder(nn.Module):
@@ -113,25 +128,29 @@ class _Decoder(nn.Module):
         scale, patches = model.n_filters_scale, model.C if model.object_big else 1
         widths = [scale * width for width in reversed(_doubling(_OUTER * 8, model.N))]
         inputs = [scale * _DEEPEST, *widths[:-1]]
-        self.up = nn.Sequential(*(_Up(i, o) for i, o in zip(inputs, widths, strict=True)))
+        self.up = nn.ModuleList(_Convolutions(i, o) for i, o in zip(inputs, widths, strict=True))
         self.head = nn.Conv2d(widths[-1] - _OUTER, patches, 3, padding=1)
         self.activation, self.padded = activation, model.pad_object
-        self.border: nn.Module | None = None
+        self.border: nn.ModuleList | None = None
         if model.probe_big and model.pad_object:
             width = scale * 2048 // model.N
-            self.border = nn.Sequential(
-                _Up(_OUTER, width), nn.Conv2d(width, patches, 3, padding=1), nn.SiLU()
+            self.border = nn.ModuleList(
+                [_Convolutions(_OUTER, width), nn.Conv2d(width, patches, 3, padding=1)]
             )
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.up(features)
+        x = self.up[0](features)
+        for block in list(self.up)[1:]:
+            x = block(_doubled(x))
         inner, outer = x[:, :-_OUTER], x[:, -_OUTER:]
+        inner = inner if self.padded else _doubled(inner)
+        image = self.activation(conv_of_doubled(inner, self.head))
         if not self.padded:
-            whole = F.interpolate(inner, scale_factor=2.0, mode="nearest")
-            return self.activation(self.head(whole))
-        quarter = (x.shape[-1] // 2,) * 4
-        image = F.pad(self.activation(self.head(inner)), quarter)
+            return image
+        quarter = (image.shape[-1] // 2,) * 4
+        image, inside = F.pad(image, quarter), F.pad(torch.ones_like(image[:1, :1]), quarter)
         if self.border is None:
             return image
-        inside = torch.ones_like(image[:1, :1, quarter[0] : -quarter[0], quarter[0] : -quarter[0]])
-        return image + self.border(outer) * (1 - F.pad(inside, quarter))
+        convolutions, head = self.border
+        border = conv_of_doubled(convolutions(_doubled(outer)), head)  # type: ignore[arg-type]
+        return image + F.silu(border) * (1 - inside)
