@@ -18,7 +18,7 @@ def _spoiled(patterns: np.ndarray, value: float) -> np.ndarray:
 
 
 BAD_ARRAYS = {
-    "no probe": lambda diffraction, **_: {"probeGuess": None},
+    "probe without power": lambda probeGuess, **_: {"probeGuess": 0 * probeGuess},
     "no positions": lambda diffraction, **_: {"xcoords": None},
     "no patterns": lambda diffraction, **_: {"diffraction": None},
     "patterns of two dimensions": lambda diffraction, **_: {"diffraction": diffraction[0]},
@@ -51,6 +51,23 @@ def _check(outcome, code: int, told: str = "") -> None:
 def test_bad_scan(what, arrays, write_scan, tmp_path, ptycho):
     scan = write_scan("bad.npz", **BAD_ARRAYS[what](**arrays))
     argv = ("train", scan, "--backend", "stub", "--output-dir", tmp_path / "run")
+    _check(ptycho(*argv), DATA, "bad")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_probe_where_the_file_s_is_asked_for(write_scan, tmp_path, ptycho):
+    scan = write_scan("bad.npz", probeGuess=None)
+    argv = ("train", scan, "--backend", "stub", "--probe", "file", "--output-dir", tmp_path / "run")
+    _check(ptycho(*argv), DATA, "probeGuess")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "what", ["probe of another size", "NaN", "no positions", "probe without power"]
+)
+def test_scan_that_cannot_be_reconstructed(what, arrays, write_scan, tmp_path, ptycho):
+    scan = write_scan("bad.npz", **BAD_ARRAYS[what](**arrays))
+    argv = ("reconstruct", scan, "--backend", "stub", "--output-dir", tmp_path / "run")
     _check(ptycho(*argv), DATA, "bad")
     assert not (tmp_path / "run").exists()
 
@@ -127,10 +144,11 @@ def _read_only(folder: Path) -> Path:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of another kind")
 @pytest.mark.parametrize("spoil", [_a_file, _below_a_file, _read_only])
-@pytest.mark.parametrize("command", ["train", "infer"])
+@pytest.mark.parametrize("command", ["train", "infer", "reconstruct"])
 def test_output_dir_that_cannot_be_written(command, spoil, trained, scan, tmp_path, ptycho):
     folder = spoil(tmp_path / "out")
-    argv = {"train": (scan, "--backend", "stub"), "infer": (trained, scan)}[command]
+    new = (scan, "--backend", "stub")
+    argv = {"train": new, "infer": (trained, scan), "reconstruct": new}[command]
     _check(ptycho(command, *argv, "--output-dir", folder), CONFIG, "--output-dir")
 
 

@@ -55,6 +55,7 @@ def test_commands_do_not_share_a_flag_between_two_sections():
     for command, sections in {
         "train": ("model", "data", "training", "execution"),
         "infer": ("inference", "data", "execution"),
+        "reconstruct": ("solver", "data", "evaluation", "execution"),
         "simulate": ("simulation",),
     }.items():
         import_module(f"ptychocli.commands.{command}")

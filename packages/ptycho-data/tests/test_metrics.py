@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from ptychoconfig.errors import DataError
 from ptychoconfig.schema import SimulationConfig
+from ptychodata import physics
+from ptychodata.contracts import Reconstruction, Solution
 from ptychodata.metrics import (
     align_gauge,
     amplitude_ssim,
@@ -17,6 +19,7 @@ from ptychodata.metrics import (
     phase_ssim,
     residuals,
     score,
+    solution_misfit,
 )
 from ptychodata.objects import lines_object
 from ptychodata.simulate import simulate
@@ -224,3 +227,53 @@ def test_comparison_returns_both_over_the_box():
     np.testing.assert_array_equal(found.truth, waves()[32:98, 32:89])
     assert np.abs(found.obj - found.truth).max() < 0.01
     assert found.scores == score(moved, np.zeros(2), waves(), BOX)
+
+
+def corrected(scan, rng):
+    """All corrections at once, and the patterns that they imply, one by one."""
+    count, side = len(scan), scan.N
+    solution = Solution(
+        Reconstruction(
+            obj=np.pad(scan.truth, 4, constant_values=1),
+            coverage=np.ones(np.array(scan.truth.shape) + 8, np.float32),
+            origin_yx_px=np.array([-4.0, -4.0]),
+            positions_px=scan.positions_px + rng.uniform(-1, 1, (count, 2)),
+            probe=scan.photon_probe,
+        ),
+        background=np.full((side, side), 3, np.float32),
+        intensity=rng.uniform(0.8, 1.2, count).astype(np.float32),
+        variable_modes=np.roll(scan.photon_probe, 3, axis=1),
+        variable_weights=rng.uniform(-0.3, 0.3, (count, 1)).astype(np.float32),
+        held_out=np.array([3, 7]),
+    )
+    image, rates = solution.reconstruction, []
+    for j, position in enumerate(image.positions_px):
+        probe = image.probe + solution.variable_weights[j, 0] * solution.variable_modes
+        rate = physics.forward(image.obj, probe, position[None] + 4)[0]
+        rates.append(rate * solution.intensity[j] + 3)
+    return solution, np.array(rates, np.float32)
+
+
+def test_a_solution_is_held_to_all_its_corrections():
+    scan = simulate(SimulationConfig(N=32, n_patterns=20, nphotons=1e7))
+    solution, rates = corrected(scan, np.random.default_rng(0))
+    scan = replace(scan, diffraction=rates, domain="counts", intensity_scale=1.0)
+    found = solution_misfit(solution, scan).residuals
+    assert found["r_factor"] < 1e-4 and found["r_free"] < 1e-4
+    for without in ("background", "intensity", "variable_modes"):
+        spoilt = replace(solution, **{without: None})
+        assert solution_misfit(spoilt, scan).residuals["r_factor"] > 100 * found["r_factor"]
+
+
+def test_held_out_patterns_are_counted_apart():
+    scan = simulate(SimulationConfig(N=32, n_patterns=20, nphotons=1e7))
+    solution, rates = corrected(scan, np.random.default_rng(0))
+    rates[solution.held_out] *= 4  # amplitudes of half the right size
+    scan = replace(scan, diffraction=rates, domain="counts", intensity_scale=1.0)
+    found = solution_misfit(solution, scan).residuals
+    assert found["r_factor"] < 1e-4
+    assert found["r_free"] == pytest.approx(0.5, abs=1e-4)
+    assert (
+        "r_free"
+        not in solution_misfit(replace(solution, held_out=np.empty(0, int)), scan).residuals
+    )

@@ -1,14 +1,20 @@
 """Reconstructions: read back as written, and refused with the reason when broken."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from ptychoconfig.errors import DataError
-from ptychodata.contracts import Reconstruction
-from ptychodata.results import read_reconstruction, write_reconstruction, write_tiffs
+from ptychodata.contracts import Reconstruction, Solution
+from ptychodata.results import (
+    read_reconstruction,
+    read_solution,
+    write_reconstruction,
+    write_solution,
+    write_tiffs,
+)
 
 
 def image(pixel_size_m=1.5e-8, disagreement=None):
@@ -35,6 +41,68 @@ def test_what_was_written_is_read(tmp_path, pixel_size_m, by_folder, disagreemen
             mine, other = getattr(written, field.name), getattr(read, field.name)
             np.testing.assert_array_equal(mine, other)
             assert np.asarray(mine).dtype == np.asarray(other).dtype
+
+
+def solution():
+    rng = np.random.default_rng(1)
+    return Solution(
+        image(),
+        background=rng.random((8, 8)).astype(np.float32),
+        intensity=rng.random(5).astype(np.float32),
+        variable_modes=rng.normal(size=(2, 8, 8)).astype(np.complex64),
+        variable_weights=rng.random((5, 2)).astype(np.float32),
+        held_out=np.array([1, 4]),
+        history={"r_factor": [0.5, 0.25], "r_free": [0.6, float("nan")], "seconds": [1.0, 2.0]},
+        epochs=2,
+    )
+
+
+@pytest.mark.parametrize("without", [(), ("background", "variable_modes", "variable_weights")])
+def test_what_a_solver_fitted_is_read_back(tmp_path, without):
+    written = replace(solution(), **dict.fromkeys(without))
+    write_solution(written, tmp_path)
+    read = read_solution(tmp_path)
+    for name in ("background", "intensity", "variable_modes", "variable_weights", "held_out"):
+        mine, other = getattr(written, name), getattr(read, name)
+        if mine is None:
+            assert other is None
+        else:
+            np.testing.assert_array_equal(mine, other)
+            assert mine.dtype == other.dtype
+    assert read.epochs == 2
+    assert read.history.keys() == written.history.keys()
+    for name, values in written.history.items():
+        np.testing.assert_array_equal(read.history[name], values)
+    np.testing.assert_array_equal(read_reconstruction(tmp_path).obj, written.reconstruction.obj)
+
+
+def test_an_image_alone_is_a_start(tmp_path):
+    write_reconstruction(image(), tmp_path)
+    read = read_solution(tmp_path)
+    assert read.background is read.intensity is read.variable_modes is None
+    assert (read.epochs, len(read.held_out), read.history) == (0, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("background", np.ones((4, 4)), r"shape \(8, 8\)"),
+        ("intensity", np.ones(4), r"shape \(5,\)"),
+        ("variable_weights", np.ones((5, 3)), r"shape \(5, 2\)"),
+        ("variable_modes", np.full((2, 8, 8), np.inf + 0j), "finite"),
+        ("held_out", np.array([5]), "0 to 4"),
+        ("held_out", np.array([0.5]), "integers"),
+        ("epochs", np.array([1, 2]), "0 axes"),
+        ("history_r_factor", np.array("good"), "real values"),
+    ],
+)
+def test_broken_fits_are_refused(tmp_path, key, value, told):
+    file = tmp_path / "reconstruction.npz"
+    write_solution(solution(), tmp_path)
+    with np.load(file) as found:
+        np.savez(file, **{**found, key: value})
+    with pytest.raises(DataError, match=told):
+        read_solution(file)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):

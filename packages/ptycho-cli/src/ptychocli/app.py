@@ -15,6 +15,10 @@ __all__ = ["COMMANDS", "app"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("ptychocli.commands.train", "Train a network on measured scans."),
     "infer": ("ptychocli.commands.infer", "Reconstruct scans with a trained bundle."),
+    "reconstruct": (
+        "ptychocli.commands.reconstruct",
+        "Reconstruct scans by gradient steps, without a network.",
+    ),
     "convert": ("ptychocli.commands.convert", "Read a scan in any known format, write NPZ."),
     "simulate": ("ptychocli.commands.simulate", "Simulate a scan whose object is known."),
     "make-fixture": (

@@ -1,6 +1,6 @@
 """Pictures of a reconstruction: amplitude and phase of the part that was illuminated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from ptychodata.comparison import Compared
 
-__all__ = ["View", "covered_view", "flat_phase", "limits", "write_comparison", "write_pictures"]
+__all__ = [
+    "View",
+    "covered_view",
+    "flat_phase",
+    "limits",
+    "write_comparison",
+    "write_convergence",
+    "write_pictures",
+]
 
 _COVERED = 0.1  # of the median illumination at the probe centres
 _CONTRAST_PERCENTILES = (0.5, 99.5)
@@ -47,6 +55,31 @@ def write_pictures(reconstruction: Reconstruction, folder: Path) -> None:
     phase, wrapped = flat_phase(view)
     cmap = "twilight" if wrapped else "viridis"
     _draw(view, phase, "phase / rad", cmap, folder / "phase.png", wrapped=wrapped)
+
+
+def write_convergence(
+    history: Mapping[str, Sequence[float]], poisson_floor: float | None, path: Path
+) -> None:
+    """Draw the residuals over the epochs, above the noise floor where it is known."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, label in (("r_factor", "R"), ("r_free", "R of patterns held out")):
+        values = np.asarray(history.get(name, ()), dtype=np.float64)
+        if np.isfinite(values).any():
+            axes.plot(np.arange(1, len(values) + 1), values, marker=".", label=label)
+    if poisson_floor:
+        axes.axhline(poisson_floor, color="0.4", linestyle="--", label="photon noise alone")
+    axes.set_yscale("log")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("residual")
+    axes.legend()
+    axes.grid(alpha=0.3, which="both")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def covered_view(reconstruction: Reconstruction) -> View:

@@ -113,8 +113,9 @@ def _probe(figure: "Figure", found: "Assessment") -> None:
 
 
 def _course(figure: "Figure", curves: Mapping[str, Sequence[float]]) -> None:
-    panels = np.atleast_1d(figure.subplots(1, min(4, len(curves))))
-    for axes, (name, values) in zip(panels, curves.items(), strict=False):
+    known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+    panels = np.atleast_1d(figure.subplots(1, max(1, min(4, len(known)))))
+    for axes, (name, values) in zip(panels, known.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values)
         axes.set(title=name, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ptychocli.console import Console, duration, text
 from ptychocli.options import given
 from ptychoconfig.errors import NumericalError
-from ptychoconfig.resolve import resolve
+from ptychoconfig.resolve import Resolved, resolve
 from ptychoconfig.schema import EvaluationConfig
 
 if TYPE_CHECKING:
     from ptychocli.rundir import RunDir
-    from ptychoconfig.resolve import Resolved
-    from ptychodata.contracts import Reconstruction, Scan
+    from ptychodata.contracts import Reconstruction, Scan, Solution
     from ptychodata.frc import FRC
     from ptychodata.metrics import Misfit
 
@@ -28,8 +27,10 @@ __all__ = [
     "Records",
     "assess",
     "conclude",
+    "joined",
     "pass_gates",
     "resolve_evaluation",
+    "scores",
 ]
 
 
@@ -38,18 +39,23 @@ class Assessment:
     """A reconstruction, and how far to trust it.
 
     Args:
-        reconstruction: the image.
+        solution: the image, and what a solver fitted besides.
         scan: what it was made from.
         misfit: where it does not explain the patterns.
         frc: correlation of the two halves; None if they were not reconstructed.
         metrics: all figures, as ``metrics.json`` and ``--json`` give them.
     """
 
-    reconstruction: "Reconstruction"
+    solution: "Solution"
     scan: "Scan"
     misfit: "Misfit"
     frc: "FRC | None"
     metrics: Mapping[str, Any]
+
+    @property
+    def reconstruction(self) -> "Reconstruction":
+        """The image."""
+        return self.solution.reconstruction
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,40 +83,55 @@ def resolve_evaluation(
     return section, resolved
 
 
+def joined(*parts: "Resolved") -> "Resolved":
+    """Settings of several resolutions as one; the first counts where two have a section."""
+    return Resolved(
+        sections={name: it for part in reversed(parts) for name, it in part.sections.items()},
+        sources={name: it for part in reversed(parts) for name, it in part.sources.items()},
+    )
+
+
 def assess(
-    reconstruction: "Reconstruction",
+    solution: "Solution",
     scan: "Scan",
     evaluation: EvaluationConfig,
     *,
     seconds: float,
+    passes: int = 1,
     again: "Callable[[Scan], Reconstruction]",
     trained_on: Mapping[str, float] | None = None,
 ) -> Assessment:
     """Measure how well an image explains the patterns, repeats itself, and matches what is known.
 
     Args:
-        reconstruction: the image.
+        solution: the image, and what a solver fitted besides.
         scan: what it was made from.
         evaluation: what to measure.
         seconds: how long it took.
+        passes: how often the patterns were gone through in that time.
         again: makes the reconstruction of a part of the scan, from its start to its end.
         trained_on: statistics of the network's training scans; None if there was no network.
     """
-    from ptychodata.metrics import misfit, score
+    from ptychodata.metrics import solution_misfit
     from ptychodata.trust import split_half, unlike_training
 
-    obj, origin = reconstruction.obj, reconstruction.origin_yx_px
-    found = misfit(obj, origin, scan, reconstruction.probe)
+    found = solution_misfit(solution, scan)
     metrics: dict[str, Any] = {
         "n_patterns": len(scan),
-        "probe": reconstruction.probe_source,
+        "probe": solution.reconstruction.probe_source,
         "seconds": seconds,
+        "patterns_per_s": passes * len(scan) / seconds,
         "residuals": found.residuals,
+        **scores(solution.reconstruction, scan),
     }
-    if reconstruction.disagreement is not None:
-        metrics["disagreement"] = _disagreement(reconstruction)
-    if scan.truth is not None:
-        metrics["scores"] = score(obj, origin, scan.truth, scan.positions_px)
+    if solution.reconstruction.disagreement is not None:
+        metrics["disagreement"] = _disagreement(solution.reconstruction)
+    if solution.epochs:
+        metrics |= {
+            "epochs": solution.epochs,
+            "stopped": solution.stopped,
+            "mode_powers": solution.mode_powers.tolist(),
+        }
     if trained_on is not None:
         metrics["unlike_training"] = None
         if (unlike := unlike_training(scan, trained_on)) is not None:
@@ -119,7 +140,17 @@ def assess(
     if evaluation.split_half or evaluation.min_frc_px is not None:
         halves = split_half(scan, again)
         metrics["split_half_frc"] = halves.as_dict()
-    return Assessment(reconstruction, scan, found, halves, metrics)
+    return Assessment(solution, scan, found, halves, metrics)
+
+
+def scores(reconstruction: "Reconstruction", scan: "Scan") -> dict[str, dict[str, float]]:
+    """Scores against the known object under the key ``scores``; nothing where there is none."""
+    from ptychodata.metrics import score
+
+    if scan.truth is None:
+        return {}
+    obj, origin = reconstruction.obj, reconstruction.origin_yx_px
+    return {"scores": score(obj, origin, scan.truth, scan.positions_px)}
 
 
 def _disagreement(reconstruction: "Reconstruction") -> dict[str, float]:
@@ -156,7 +187,7 @@ def conclude(
     Returns:
         The metrics, with ``output_dir`` and the ``gates`` that were not passed.
     """
-    from ptychodata.results import write_reconstruction, write_tiffs
+    from ptychodata.results import write_reconstruction, write_solution, write_tiffs
 
     gates = _failed_gates(found.metrics, evaluation)
     _warn(found, console)
@@ -167,20 +198,27 @@ def conclude(
         from ptychocli.report import write_report
 
         write_report(found, records, [*run.warnings, *gates], run.path)
-    write_reconstruction(found.reconstruction, run.path)
+    if found.solution.epochs:
+        write_solution(found.solution, run.path)
+    else:
+        write_reconstruction(found.reconstruction, run.path)
     _announce(found, run, console)
     return {"output_dir": str(run.path), "gates": gates, **found.metrics}
 
 
 def _write(found: Assessment, records: Records, run: "RunDir", console: Console) -> None:
     """Write the records, pictures and figures."""
-    from ptychocli.pictures import write_pictures
+    from ptychocli.pictures import write_convergence, write_pictures
     from ptychocli.rundir import write_product
 
     run.write_records(records.resolved, records.provenance)
     write_pictures(found.reconstruction, run.path)
     write_product(found.reconstruction, found.scan, run.path, console)
     run.write_json("metrics.json", found.metrics)
+    if found.solution.epochs:
+        history, floor = found.solution.history, found.metrics["residuals"].get("poisson_floor")
+        run.write_table("metrics.csv", "epoch", history)
+        write_convergence(history, floor, run.path / "convergence.png")
 
 
 def _announce(found: Assessment, run: "RunDir", console: Console) -> None:
@@ -190,7 +228,11 @@ def _announce(found: Assessment, run: "RunDir", console: Console) -> None:
             console.result(f"{name:24} {text(value)}")
     if found.frc is not None:
         console.result(f"{'split_half_resolution':24} {found.frc.describe()}")
-    rate = metrics["n_patterns"] / metrics["seconds"]
+    if found.solution.epochs:
+        console.result(f"{'epochs':24} {metrics['epochs']} ({metrics['stopped']})")
+    if len(metrics.get("mode_powers", ())) > 1:
+        console.result(f"{'mode_powers':24} {text(metrics['mode_powers'])}")
+    rate = metrics["patterns_per_s"]
     console.result(f"reconstructed in {duration(metrics['seconds'])} ({rate:.0f} patterns/s)")
     console.result(f"pictures: {run.path / 'amplitude.png'} {run.path / 'phase.png'}")
 

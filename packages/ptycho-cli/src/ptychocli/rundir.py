@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BUNDLE",
     "PROVENANCE",
+    "SETTINGS",
     "RunDir",
     "open_run_dir",
+    "output_folders",
     "provenance",
     "refuse_existing",
     "write_product",
 ]
 
-BUNDLE, PRODUCT, PROVENANCE = "wts.h5.zip", "product.h5", "provenance.json"
+BUNDLE, PRODUCT = "wts.h5.zip", "product.h5"
+PROVENANCE, SETTINGS = "provenance.json", "config.resolved.yaml"
 
 
 class RunDir:
@@ -80,11 +83,19 @@ class RunDir:
         with atomic_path(self.path / name) as temporary:
             temporary.write_text(dump_json(content), encoding="utf-8")
 
+    def write_table(self, name: str, counter: str, columns: Mapping[str, Sequence[float]]) -> None:
+        """Write a CSV table of columns of one length, numbered from 1, whole or not at all."""
+        rows = zip(*columns.values(), strict=True)
+        lines = [",".join([counter, *columns])]
+        lines += [",".join(map(repr, [n, *map(float, row)])) for n, row in enumerate(rows, 1)]
+        with atomic_path(self.path / name) as temporary:
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
     def write_records(self, resolved: "Resolved", origin: Mapping[str, Any]) -> None:
         """Write what makes the run repeatable: ``config.resolved.yaml``, ``provenance.json``."""
         from ptychoconfig.yaml_files import write_resolved
 
-        write_resolved(self.path / "config.resolved.yaml", resolved)
+        write_resolved(self.path / SETTINGS, resolved)
         self.write_json(PROVENANCE, origin)
 
     def _append(self, name: str, line: str) -> None:
@@ -112,13 +123,34 @@ class FollowedRunDir(RunDir):
         """Nothing: the other process tells how far the run is."""
 
 
+def output_folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
+    """The output folder for one scan; one within it, named after the scan, for each of several.
+
+    Raises:
+        ConfigError: two scans would share a folder.
+    """
+    if len(paths) == 1:
+        return [output_dir]
+    names = [path.name.split(".")[0] or path.name for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            "expected scans of different file names, for one output folder each, found "
+            f"{', '.join(twice)} more than once; run them apart with an --output-dir each"
+        )
+    return [output_dir / name for name in names]
+
+
 @contextmanager
-def open_run_dir(path: Path, *, force: bool, follows: bool = False) -> Iterator[RunDir]:
+def open_run_dir(
+    path: Path, *, force: bool, resume: bool = False, follows: bool = False
+) -> Iterator[RunDir]:
     """Check and create an output folder before any work is done.
 
     Args:
         path: the folder; it may exist and hold other things.
         force: accept one that already holds a result.
+        resume: accept one that already holds a reconstruction.
         follows: another process of the same run checks, creates and writes it.
 
     Raises:
@@ -129,7 +161,7 @@ def open_run_dir(path: Path, *, force: bool, follows: bool = False) -> Iterator[
         return
     from ptychodata.results import RECONSTRUCTION
 
-    for result in (BUNDLE, RECONSTRUCTION):
+    for result in (BUNDLE,) if resume else (BUNDLE, RECONSTRUCTION):
         if (path / result).exists() and not force:
             raise ConfigError(
                 f"--output-dir {path}: expected a folder without a result, found {result}; "

@@ -16,7 +16,15 @@ from ptychodata.contracts import Scan
 if TYPE_CHECKING:
     from ptychoconfig.resolve import Resolved
 
-__all__ = ["describe", "file_size", "read_scans", "resolve_data", "summary"]
+__all__ = [
+    "describe",
+    "file_size",
+    "read_scans",
+    "resolve_data",
+    "summary",
+    "warn_of_faults",
+    "warn_of_orientation",
+]
 
 
 def resolve_data(
@@ -92,6 +100,29 @@ def _subsample(path: Path, scan: Scan, count: int, seed: int, console: Console) 
         f"{path}: using a subset, {count} of {len(scan)} patterns (--n-subsample, seed {seed})"
     )
     return scan.subset(index)
+
+
+def warn_of_faults(path: Path, scan: Scan, console: Console) -> None:
+    """Warn of what `ptycho inspect` would find wrong at a glance, with its evidence.
+
+    That a probe is missing is no fault to a solver, which makes one up.
+    """
+    from ptychodata.inspection import inspect_scan
+
+    for finding in inspect_scan(scan, orientation=False).findings:
+        if finding.name == "no-probe":
+            console.note(f"{path}: {finding.message}; it starts from a model")
+        elif finding.severity != "info":
+            console.warn(f"{path}: {finding.message}; {finding.hint}")
+
+
+def warn_of_orientation(path: Path, scan: Scan, console: Console) -> None:
+    """Warn of patterns or axes that lie flipped to each other; this takes a few seconds."""
+    from ptychodata.inspection import check_orientation
+
+    for finding in check_orientation(scan):
+        if finding.severity != "info":
+            console.warn(f"{path}: {finding.message}; {finding.hint}")
 
 
 def describe(scan: Scan) -> str:

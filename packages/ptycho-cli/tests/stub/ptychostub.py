@@ -1,21 +1,28 @@
 """A backend without a framework, for the tests of the command.
 
-Its network is one number, the object's mean transmission, learned in closed form.
+Its network is one number, the object's mean transmission, learned in closed form.  Its solver takes
+the updates of the reference physics from all patterns at once, weighted by illumination.
 """
 
 import json
 import os
 import signal
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ptychoconfig.errors import NumericalError
-from ptychoconfig.payloads import InferencePayload, TrainingPayload
+from ptychoconfig.errors import DataError, NumericalError
+from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
+from ptychodata import physics
 from ptychodata.backends import LAST_CHECKPOINT, Progress, Report, ShouldStop
 from ptychodata.bundle import Bundle
-from ptychodata.contracts import Reconstruction, Scan
+from ptychodata.contracts import Reconstruction, Scan, Solution
+from ptychodata.grouping import hold_out_interior
+from ptychodata.metrics import solution_misfit
+from ptychodata.stitching import plan_canvas
 from ptychodata.trust import training_statistics
 
 
@@ -87,6 +94,93 @@ class StubBackend:
             probe=probe,
             pixel_size_m=scan.object_pixel_m,
         )
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        payload: SolverPayload,
+        report: Report,
+        should_stop: ShouldStop,
+        start: Solution | None = None,
+    ) -> Solution:
+        solver = payload.solver
+        if solver.seed == 666:
+            raise NumericalError("expected a falling residual, found 3.2 after 0.4 at epoch 3")
+        now = start or _free(scan)
+        image = now.reconstruction
+        if image.probe.shape[-1] != scan.N or len(image.positions_px) != len(scan):
+            raise DataError(
+                f"{scan.name}: expected a start of {len(scan)} patterns of {scan.N} pixels, found "
+                f"{len(image.positions_px)} of {image.probe.shape[-1]}; start from another"
+            )
+        held = hold_out_interior(scan.positions_px, solver.held_out_fraction, solver.seed)
+        now = replace(now, held_out=held if start is None else now.held_out)
+        started, epochs = time.monotonic(), solver.epochs or now.epochs + 10
+        while now.epochs < epochs:
+            now = _epoch(now, scan, refine_probe=solver.refine_probe != "off")
+            found = solution_misfit(now, scan).residuals
+            figures = {"r_factor": found["r_factor"], "r_free": found.get("r_free", np.nan)}
+            figures["seconds"] = time.monotonic() - started
+            history = {name: [*now.history.get(name, ()), v] for name, v in figures.items()}
+            now = replace(now, epochs=now.epochs + 1, history=history)
+            report(_progress("solve", len(scan), now.epochs, epochs, figures))
+            if solver.seed == 668:
+                os.kill(os.getpid(), signal.SIGINT)
+            if should_stop():
+                return replace(now, stopped="interrupted")
+            if solver.max_time is not None and figures["seconds"] > solver.max_time:
+                return replace(now, stopped="max_time")
+        return replace(now, stopped="epochs")
+
+
+def _free(scan: Scan) -> Solution:
+    shape, origin = plan_canvas(scan.positions_px, scan.N)
+    probe, source = scan.probe, "file"
+    if probe is None:
+        y, x = np.mgrid[: scan.N, : scan.N] - scan.N // 2
+        probe, source = (np.hypot(y, x) < scan.N / 4)[None].astype(np.complex64), "model"
+    return Solution(
+        Reconstruction(
+            obj=np.ones(shape, np.complex64),
+            coverage=np.ones(shape, np.float32),
+            origin_yx_px=origin.astype(np.float64),
+            positions_px=scan.positions_px,
+            probe=replace(scan, probe=probe).photon_probe,
+            pixel_size_m=scan.object_pixel_m,
+            probe_source=source,
+        )
+    )
+
+
+def _epoch(now: Solution, scan: Scan, *, refine_probe: bool) -> Solution:
+    image = now.reconstruction
+    seen = np.setdiff1d(np.arange(len(scan)), now.held_out)
+    pixel, fraction = physics.split_positions(image.positions_px[seen] - image.origin_yx_px)
+    counts, valid = scan.counts(seen), scan.valid(seen)
+    shifted = physics.shift_probe(image.probe, fraction)
+    lit = physics.assemble(physics.coverage(shifted), pixel, image.obj.shape)
+    patches = physics.extract(image.obj, pixel, scan.N)
+    step = physics.object_update(patches, shifted, counts, valid, scan.background)
+    peak = physics.coverage(shifted).max(axis=(1, 2), keepdims=True)
+    obj = image.obj + physics.assemble(step * peak, pixel, lit.shape) / (lit + 0.1 * lit.max())
+    probe = image.probe
+    if refine_probe:
+        patches = physics.extract(obj, pixel, scan.N)
+        waves = physics.far_field(physics.exit_waves(shifted, patches))
+        misfit = np.sqrt(counts / (physics.intensity(waves, scan.background) + 1e-3)) - 1
+        misfit = misfit if valid is None else misfit * valid
+        back = patches.conj()[:, None] * physics.inverse_far_field(waves * misfit[:, None])
+        k = np.fft.fftfreq(scan.N)
+        turn = fraction[:, 0, None, None] * k[:, None] + fraction[:, 1, None, None] * k
+        back = np.fft.ifft2(np.fft.fft2(back) * np.exp(2j * np.pi * turn)[:, None])
+        probe = probe + back.sum(axis=0) / np.sum(np.abs(patches) ** 2, axis=0).max()
+    image = replace(
+        image,
+        obj=obj.astype(np.complex64),
+        coverage=(lit / lit.max()).astype(np.float32),
+        probe=probe.astype(np.complex64),
+    )
+    return replace(now, reconstruction=image)
 
 
 def _progress(

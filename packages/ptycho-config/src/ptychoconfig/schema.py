@@ -323,6 +323,11 @@ class TrainingConfig(Section):
         description="Which patterns are held out: some from all over the scan, or all at its far "
         "end of its longer side (`spatial`), beyond what the network has seen.",
     )
+    probe: Literal["auto", "file", "solve"] = Field(
+        "auto",
+        description="Probe to train with: the scan file's, or one that the solver finds first "
+        "(`auto` solves where the file's does not explain the patterns).",
+    )
     probe_trainable: bool = Field(False, description="Learn the probe along with the network.")
     probe_learning_rate: Positive = Field(
         0.3, description="Length of the probe's steps; 1 is the full step that a pattern implies."
@@ -361,10 +366,14 @@ class InferenceConfig(Section):
         "or nothing (single shot: each pixel from its nearest pattern).",
     )
     batch_size: int = Field(32, ge=1, description="Patterns computed together.")
-    probe: Literal["auto", "file", "bundle"] = Field(
+    probe: Literal["auto", "file", "bundle", "solve"] = Field(
         "auto",
-        description="Probe to reconstruct with: the scan file's, or the one that training learned "
-        "(`auto` takes the learned one where there is one for this N).",
+        description="Probe to reconstruct with: the scan file's, the one that training learned, or "
+        "one that the solver finds first (`auto` takes the learned one where there is one for this "
+        "N, else solves where the file's does not explain the patterns).",
+    )
+    refine: int = Field(
+        0, ge=0, description="Passes of the solver that polish the network's image; 0 for none."
     )
 
 

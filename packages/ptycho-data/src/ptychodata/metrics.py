@@ -21,7 +21,7 @@ from scipy.special import gammaln
 from ptychoconfig.errors import DataError
 
 from . import physics
-from .contracts import Scan
+from .contracts import Scan, Solution
 
 __all__ = [
     "Comparison",
@@ -36,6 +36,7 @@ __all__ = [
     "poisson_amplitude_error",
     "residuals",
     "score",
+    "solution_misfit",
 ]
 
 Complex = NDArray[np.complex128]
@@ -432,24 +433,68 @@ def misfit(
         scan: the patterns.
         probe: (M, N, N) modes in √photons.
     """
+    positions = scan.positions_px - np.asarray(origin_yx_px, dtype=np.float64)
+    sums, detector = _compared(
+        lambda part: physics.forward(obj, probe, positions[part], scan.background), scan
+    )
+    return Misfit(_r_factors(sums), detector, _summary(sums, scan))
+
+
+def solution_misfit(solution: Solution, scan: Scan) -> Misfit:
+    """Compare the patterns with what all that a solver fitted implies, in batches.
+
+    ``residuals`` are those of the patterns that it worked on; ``r_free`` is R of those that it
+    held out, if there are any.
+    """
+    sums, detector = _compared(lambda part: _fitted_rate(solution, scan, part), scan)
+    held = np.zeros(len(scan), dtype=np.bool_)
+    held[solution.held_out] = True
+    found = _summary(sums[~held], scan)
+    if held.any():
+        found["r_free"] = _summary(sums[held], scan)["r_factor"]
+    return Misfit(_r_factors(sums), detector, found)
+
+
+def _fitted_rate(solution: Solution, scan: Scan, part: slice) -> NDArray[Any]:
+    """Expected counts of some patterns, with every correction."""
+    image = solution.reconstruction
+    pixel, fraction = physics.split_positions(image.positions_px[part] - image.origin_yx_px)
+    probe = physics.shift_probe(image.probe, fraction)
+    if solution.variable_modes is not None and solution.variable_weights is not None:
+        varying = physics.shift_probe(solution.variable_modes, fraction)
+        probe[:, 0] += np.einsum("bk,bkyx->byx", solution.variable_weights[part], varying)
+    patches = physics.extract(image.obj, pixel, scan.N)
+    rate = physics.intensity(physics.far_field(physics.exit_waves(probe, patches)))
+    if solution.intensity is not None:
+        rate = rate * solution.intensity[part, None, None]
+    background = scan.background if solution.background is None else solution.background
+    return rate if background is None else rate + background
+
+
+def _compared(rate_of: Callable[[slice], NDArray[Any]], scan: Scan) -> tuple[Real, Real]:
+    """The sums of ``_misfits`` for each pattern, (P, 5), and the mean error on the detector."""
     sums, detector = np.zeros((len(scan), 5)), np.zeros((2, scan.N, scan.N))
     for part in _chunks(len(scan), scan.N):
-        positions = scan.positions_px[part] - np.asarray(origin_yx_px, dtype=np.float64)
-        rate = physics.forward(obj, probe, positions, scan.background)
+        rate = rate_of(part)
         counts, valid = scan.counts(part), scan.valid(part)
         weight = np.broadcast_to(1.0 if valid is None else valid, counts.shape)
         error = weight * np.abs(np.sqrt(counts) - np.sqrt(rate))
         detector += error.sum(axis=0), weight.sum(axis=0)
         sums[part] = _misfits(error, rate, counts, weight, scan.has_dose)
+    return sums, detector[0] / np.maximum(detector[1], 1)
+
+
+def _summary(sums: Real, scan: Scan) -> dict[str, float]:
     error, amplitude, floor, deviance, expected = sums.sum(axis=0).tolist()
     found = {"r_factor": error / amplitude}
     if scan.has_dose:
         found |= {"poisson_floor": floor / amplitude, "deviance_ratio": deviance / expected}
-    return Misfit(
-        r_factors=np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(scan)), where=sums[:, 1] > 0),
-        detector=detector[0] / np.maximum(detector[1], 1),
-        residuals=found,
-    )
+    return found
+
+
+def _r_factors(sums: Real) -> Real:
+    """R of each pattern alone: (P,)."""
+    return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
 
 
 def _chunks(count: int, side: int) -> Iterator[slice]:

@@ -50,7 +50,7 @@ def demo(
             [scans["train"]],
             output_dir / "run",
             backend=backend,
-            settings={"max_time": limit, "epochs": 1000},
+            settings={"max_time": limit, "epochs": 1000, "probe": "file"},
             **common,
         )
         [found] = run_inference(
@@ -58,7 +58,7 @@ def demo(
             [scans["test"]],
             output_dir,
             backend=backend,
-            settings={},
+            settings={"probe": "file"},
             **common,
         )
         console.finish({"training": trained.outcome, "inference": found})

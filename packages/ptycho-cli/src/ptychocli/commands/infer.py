@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,16 +20,24 @@ from ptychocli.options import (
     given,
     settings_from,
 )
-from ptychocli.results import Records, assess, conclude, pass_gates, resolve_evaluation
-from ptychoconfig.errors import ConfigError
+from ptychocli.results import (
+    Assessment,
+    Records,
+    assess,
+    conclude,
+    joined,
+    pass_gates,
+    resolve_evaluation,
+    scores,
+)
 
 if TYPE_CHECKING:
-    from ptychoconfig.payloads import InferencePayload
+    from ptychoconfig.payloads import InferencePayload, SolverPayload
     from ptychoconfig.resolve import Resolved
-    from ptychoconfig.schema import DataConfig, EvaluationConfig
+    from ptychoconfig.schema import EvaluationConfig
     from ptychodata.backends import Backend
     from ptychodata.bundle import Bundle
-    from ptychodata.contracts import Reconstruction, Scan
+    from ptychodata.contracts import Reconstruction, Scan, Solution
 
 __all__ = ["app", "run_inference"]
 
@@ -55,7 +62,8 @@ def infer(
     """Reconstruct scans with a trained bundle.
 
     One scan writes straight into the output folder, several write one folder each. A file that
-    holds the known object is scored against it.
+    holds the known object is scored against it. The solver may find the probe first (--probe), and
+    polish the network's image (--refine).
     """
     with Console(quiet=quiet, as_json=as_json) as console:
         outcomes = run_inference(
@@ -94,8 +102,11 @@ def run_inference(
         config_file: YAML file of settings.
         force: accept folders that hold a result.
         console: where to say what happens.
+
+    Raises:
+        KeyboardInterrupt: the user stopped the solver; the best that it had found is saved.
     """
-    from ptychocli.rundir import open_run_dir, provenance
+    from ptychocli.rundir import open_run_dir, output_folders, provenance
     from ptychocli.scans import read_scans
     from ptychodata.backends import find_backend, load_backend
     from ptychodata.bundle import read_bundle
@@ -106,78 +117,143 @@ def run_inference(
     with ExitStack() as stack:
         runs = [
             stack.enter_context(open_run_dir(folder, force=force))
-            for folder in _folders(paths, output_dir)
+            for folder in output_folders(paths, output_dir)
         ]
         bundle = read_bundle(bundle_path)
         name = backend or bundle.backend
         find_backend(name)
-        data, payload, evaluation, resolved = _settle(bundle, settings, config_file)
+        settled = _settle(bundle, settings, config_file)
         for path in paths[1:]:  # a bad last one is told before the first is reconstructed
             read_shapes(path)
         trained = {"path": str(bundle_path), "trained_with": bundle.versions}
         outcomes = []
         for path, run in zip(paths, runs, strict=True):
             with console.keeping(run):
-                [scan] = read_scans([path], data, console)
+                [scan] = read_scans([path], settled.solver.data, console)
                 engine = load_backend(name)
                 run.begin()
-                again = partial(_infer, engine, bundle, payload, console)
-                started = monotonic()
-                image = again(scan)
-                seconds = monotonic() - started
-                found = assess(
-                    *(image, scan, evaluation),
-                    seconds=seconds,
-                    again=again,
-                    trained_on=bundle.statistics,
-                )
+                made = _make(engine, settled, scan, console)
+                found = _assess(made, engine, settled, scan, console)
                 origin = provenance([path], backend=name, bundle=trained)
-                records = Records(resolved, origin, bundle.history)
-                outcome = conclude(found, records, evaluation, run, console)
+                records = Records(settled.resolved, origin, bundle.history)
+                outcome = conclude(found, records, settled.evaluation, run, console)
                 outcomes.append({"scan": str(path), **outcome})
+                if made.interrupted:
+                    raise KeyboardInterrupt
         return outcomes
 
 
-def _settle(
-    bundle: "Bundle", settings: Mapping[str, Any], config_file: Path | None
-) -> "tuple[DataConfig, InferencePayload, EvaluationConfig, Resolved]":
-    """Resolve every setting: how to read a scan, apply the bundle, and judge the result."""
-    from ptychocli.scans import resolve_data
-    from ptychoconfig.payloads import create_inference_payload
+@dataclass(frozen=True, eq=False)
+class _Settled:
+    """The bundle, and all settings: of the network, of the solver before and after it, of trust."""
 
-    data, resolved_data = resolve_data(settings, config_file)
-    payload = create_inference_payload(
+    bundle: "Bundle"
+    network: "InferencePayload"
+    solver: "SolverPayload"
+    evaluation: "EvaluationConfig"
+    resolved: "Resolved"
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """An image, what it was made from, and figures of what came before it."""
+
+    solution: "Solution"
+    scan: "Scan"
+    seconds: float
+    figures: Mapping[str, Any]
+    interrupted: bool = False
+
+
+def _settle(bundle: "Bundle", settings: Mapping[str, Any], config_file: Path | None) -> _Settled:
+    """Resolve every setting: how to read a scan, apply the bundle, and judge the result."""
+    from ptychoconfig.payloads import create_inference_payload, create_solver_payload
+
+    network = create_inference_payload(
         bundle_config=bundle.config,
         flags=given(settings, "inference", "execution"),
         config_file=config_file,
     )
-    evaluation, resolved_evaluation = resolve_evaluation(settings, config_file)
-    resolved = payload.resolved()
-    parts = (resolved, resolved_data, resolved_evaluation)
-    joined = replace(
-        resolved,
-        sections={name: model for part in parts for name, model in part.sections.items()},
-        sources={name: source for part in parts for name, source in part.sources.items()},
+    solver = create_solver_payload(
+        flags=given(settings, "data", "execution"), config_file=config_file
     )
-    return data, payload, evaluation, joined
+    evaluation, judged = resolve_evaluation(settings, config_file)
+    resolved = joined(network.resolved(), solver.resolved(), judged)
+    return _Settled(bundle, network, solver, evaluation, resolved)
 
 
-def _folders(paths: Sequence[Path], output_dir: Path) -> list[Path]:
-    """The output folder for one scan; one within it, named after the scan, for each of several."""
-    if len(paths) == 1:
-        return [output_dir]
-    names = [path.name.split(".")[0] or path.name for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            "expected scans of different file names, for one output folder each, found "
-            f"{', '.join(twice)} more than once; run them apart with an --output-dir each"
-        )
-    return [output_dir / name for name in names]
+def _make(engine: "Backend", settled: _Settled, scan: "Scan", console: Console) -> _Made:
+    """Choose the probe, apply the network, and refine its image if that is asked for."""
+    from ptychodata.contracts import Solution
 
-
-def _infer(
-    engine: "Backend", bundle: "Bundle", payload: "InferencePayload", console: Console, scan: "Scan"
-) -> "Reconstruction":
+    scan, network, chosen = _settle_probe(engine, settled, scan, console)
+    started = monotonic()
     with console.progress() as report:
-        return engine.infer(bundle, scan, payload, report)
+        image = engine.infer(settled.bundle, scan, network, report)
+    if chosen.get("source") == "solved":
+        image = replace(image, probe_source="solved")
+    figures: dict[str, Any] = {"probe_choice": chosen} if chosen else {}
+    made = _Made(Solution(image), scan, monotonic() - started, figures)
+    return _refine(engine, settled, made, console) if network.inference.refine else made
+
+
+def _settle_probe(
+    engine: "Backend", settled: _Settled, scan: "Scan", console: Console
+) -> "tuple[Scan, InferencePayload, dict[str, Any]]":
+    """Find the probe first where that is asked for or needed; then it is as good as the file's."""
+    from ptychocli.solving import settle_probe
+    from ptychodata.probes import learned_probe
+
+    network = settled.network
+    choice = network.inference.probe
+    if choice == "bundle" or (choice == "auto" and learned_probe(scan, settled.bundle) is not None):
+        return scan, network, {}
+    scan, chosen = settle_probe(engine, scan, choice, settled.solver, console)
+    inference = network.inference.model_copy(update={"probe": "file"})
+    return scan, replace(network, inference=inference), chosen
+
+
+def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console) -> _Made:
+    """Polish the network's image; its own figures are kept beside those of the outcome.
+
+    No pattern is held out: the network has seen them all.
+    """
+    from ptychocli.solving import solve
+    from ptychodata.metrics import solution_misfit
+
+    epochs = settled.network.inference.refine
+    solver = settled.solver.solver.model_copy(update={"epochs": epochs, "held_out_fraction": 0.0})
+    console.note(f"refining the network's image for {epochs} epochs")
+    payload = replace(settled.solver, solver=solver)
+    solved = solve(engine, made.scan, payload, made.solution, console)
+    before = {
+        "residuals": solution_misfit(made.solution, made.scan).residuals,
+        **scores(made.solution.reconstruction, made.scan),
+    }
+    return replace(
+        made,
+        solution=solved.solution,
+        seconds=made.seconds + solved.seconds,
+        figures={**made.figures, "network": before},
+        interrupted=solved.interrupted,
+    )
+
+
+def _assess(
+    made: _Made, engine: "Backend", settled: _Settled, scan: "Scan", console: Console
+) -> Assessment:
+    """Judge the image; halves are made wholly apart, from the probe of the file on."""
+
+    def again(half: "Scan") -> "Reconstruction":
+        return _make(
+            engine, settled, replace(half, probe=scan.probe), console
+        ).solution.reconstruction
+
+    found = assess(
+        *(made.solution, made.scan, settled.evaluation),
+        seconds=made.seconds,
+        passes=1 + made.solution.epochs,
+        again=again,
+        trained_on=settled.bundle.statistics,
+    )
+    return replace(found, metrics={**found.metrics, **made.figures})

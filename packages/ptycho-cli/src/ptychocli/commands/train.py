@@ -1,7 +1,7 @@
 """``ptycho train``: scans in, a bundle out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +41,9 @@ ResumeOption = Annotated[
         "(auto); or from the checkpoint or run folder PATH.",
     ),
 ]
+
+PROBES = "probes.npz"
+"""Beside the checkpoint, what was solved for before the training."""
 
 SECTIONS = ("model", "data", "training", "execution")
 
@@ -134,7 +137,7 @@ def run_training(
     ):
         checkpoint = _checkpoint(resume, output_dir, console)
         data, _ = resolve_data(settings, config_file)
-        scans = read_scans(paths, data, console)
+        scans: Sequence[Scan] = read_scans(paths, data, console)
         payload = _payload(paths, scans, settings, config_file)
         engine = load_backend(backend)
         if payload.model.architecture not in engine.networks():
@@ -142,7 +145,15 @@ def run_training(
                 f"--architecture: expected one of {', '.join(engine.networks())}, "
                 f"found {payload.model.architecture!r}"
             )
-        return _train(engine, paths, scans, payload, run, console, checkpoint)
+        run.begin()
+        earlier = None if checkpoint is None else checkpoint.with_name(PROBES)
+        if earlier is not None and earlier.is_file():
+            scans, chosen = _kept_probes(scans, earlier)
+        else:
+            scans, chosen = _settle_probes(engine, scans, payload, config_file, console)
+        if not follows:
+            _keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
+        return _train(engine, paths, scans, chosen, payload, run, console, checkpoint)
 
 
 def _rank(settings: Mapping[str, Any], config_file: Path | None) -> int:
@@ -208,10 +219,13 @@ def _payload(
 
     sides = {}
     for path, scan in zip(paths, scans, strict=True):
-        probe = scan.photon_probe  # raises where there is none
-        sides[path] = infer_probe_size(scan.diffraction.shape, probe.shape, str(path))
+        shape = None if scan.probe is None else scan.probe.shape
+        sides[path] = infer_probe_size(scan.diffraction.shape, shape, str(path))
     largest = max(sides.values())  # a network that takes one N alone refuses the others
     payload = create_training_payload(N=largest, flags=settings, config_file=config_file)
+    for scan in scans:
+        if scan.probe is not None or payload.training.probe == "file":
+            _ = scan.photon_probe  # raises where there is none, or one without power
     if payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
         raise ConfigError(
             "--poisson-weight: expected 0 for a scan without photon counts, found "
@@ -220,10 +234,78 @@ def _payload(
     return payload
 
 
+def _settle_probes(
+    engine: "Backend",
+    scans: "Sequence[Scan]",
+    payload: "TrainingPayload",
+    config_file: Path | None,
+    console: Console,
+) -> "tuple[list[Scan], list[dict[str, Any]]]":
+    """Find the probe of each scan first, where that is asked for or needed.
+
+    Raises:
+        DataError: a scan has no probe, and none is to be solved for.
+    """
+    from ptychocli.solving import settle_probe
+    from ptychoconfig.payloads import create_solver_payload
+
+    solver = replace(
+        create_solver_payload(flags={}, config_file=config_file),
+        data=payload.data,
+        execution=payload.execution,
+    )
+    choice = payload.training.probe
+    if payload.execution.devices * payload.execution.num_nodes > 1:  # they would find one each
+        if choice == "solve" or any(scan.probe is None for scan in scans):
+            raise ConfigError(
+                "--probe solve: expected one device, for all must train with one probe, found "
+                "several; begin the run on one and go on with --resume, or give --probe file"
+            )
+        choice = "file"
+    settled = [settle_probe(engine, scan, choice, solver, console) for scan in scans]
+    return [scan for scan, _ in settled], [chosen for _, chosen in settled]
+
+
+def _keep_probes(scans: "Sequence[Scan]", chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Keep what was solved for, so that a resumed run goes on with the same."""
+    import json
+
+    import numpy as np
+
+    from ptychodata.files import atomic_path
+
+    solved = {
+        str(n): scan.photon_probe
+        for n, (scan, how) in enumerate(zip(scans, chosen, strict=True))
+        if how["source"] == "solved"
+    }
+    path.unlink(missing_ok=True)
+    if solved:
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, chosen=json.dumps(list(chosen)), **solved)
+
+
+def _kept_probes(scans: "Sequence[Scan]", path: Path) -> "tuple[list[Scan], list[dict[str, Any]]]":
+    """The scans with the probes that an interrupted run solved for."""
+    import numpy as np
+
+    from ptychodata.files import parse_json
+    from ptychodata.formats.source import open_source
+
+    with open_source(path) as source:
+        chosen = parse_json(str(source.array("chosen")[()]))
+        found = {int(key): np.array(source.array(key)) for key in source.members if key.isdecimal()}
+    return [
+        replace(scan, probe=found[n]) if n in found else scan for n, scan in enumerate(scans)
+    ], chosen
+
+
 def _train(
     engine: "Backend",
     paths: Sequence[Path],
     scans: "Sequence[Scan]",
+    chosen: Sequence[Mapping[str, Any]],
     payload: "TrainingPayload",
     run: "RunDir",
     console: Console,
@@ -234,19 +316,21 @@ def _train(
     from ptychodata.bundle import write_bundle
 
     _announce(scans, payload, console)
-    run.begin()
     started = monotonic()
     with stop_on_signal(console) as interrupt, console.progress() as report:
         bundle = engine.train(scans, payload, run.path, report, interrupt, checkpoint)
     if console.silent:  # the first process writes the result
         return Trained(run.path / BUNDLE, {})
     seconds = monotonic() - started
+    if any(probe["source"] == "solved" for probe in chosen):
+        bundle = replace(bundle, probe_learned=True)
     seeds = {"seed": payload.training.seed, "subsample_seed": payload.data.subsample_seed}
     settled = {
         "backend": engine.name,
         "seeds": seeds,
         "seconds": seconds,
         "interrupted": interrupt.asked,
+        "probes": chosen,
     }
     origin = provenance(paths, trained_with=bundle.versions, **settled)
     run.write_records(payload.resolved(), origin)
@@ -262,6 +346,7 @@ def _train(
         "bundle": str(run.path / BUNDLE),
         "seconds": seconds,
         "metrics": losses,
+        "probes": chosen,
         "seeds": seeds,
     }
     return Trained(run.path / BUNDLE, outcome)
