@@ -253,7 +253,7 @@ def test_intensities_of_the_patterns_are_found(natural, rng):
         natural, diffraction=(natural.diffraction * gain[:, None, None]).astype(np.float32)
     )
     found = solve(scan, epochs=30, refine_intensity=True)
-    assert np.corrcoef(found.intensity, gain)[0, 1] > 0.95  # a smooth part may go to the object
+    assert np.corrcoef(found.intensity, gain)[0, 1] > 0.9  # a smooth part may go to the object
     assert found.history["r_free"][-1] < 0.2 * solve(scan, epochs=30).history["r_free"][-1]
 
 

@@ -21,10 +21,10 @@ from .estimate import Estimate
 
 __all__ = ["Sums", "Visit", "object_step", "probe_step", "visit"]
 
-MOMENTUM = 0.7
+MOMENTUM = 0.75
 """Share of the last object step that is taken again."""
 
-_FLOOR = {"object": 0.1, "probe": 0.5}
+_FLOOR = {"object": 0.05, "probe": 0.5}
 """Part of the largest illumination in a denominator: weakly lit pixels move less."""
 
 _POISSON_LENGTH = 0.25
