@@ -57,6 +57,14 @@ def write_pictures(reconstruction: Reconstruction, folder: Path) -> None:
     _draw(view, phase, "phase / rad", cmap, folder / "phase.png", wrapped=wrapped)
 
 
+_FIGURES = {
+    "r_factor": "R",
+    "r_free": "R of patterns held out",
+    "dm_error": "length of the steps",
+}
+"""What may be drawn over the epochs, and its name."""
+
+
 def write_convergence(
     history: Mapping[str, Sequence[float]], poisson_floor: float | None, path: Path
 ) -> None:
@@ -67,15 +75,15 @@ def write_convergence(
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name, label in (("r_factor", "R"), ("r_free", "R of patterns held out")):
+    for name, label in _FIGURES.items():
         values = np.asarray(history.get(name, ()), dtype=np.float64)
         if np.isfinite(values).any():
             axes.plot(np.arange(1, len(values) + 1), values, marker=".", label=label)
-    if poisson_floor:
+    if poisson_floor and "dm_error" not in history:  # which is no residual of amplitudes
         axes.axhline(poisson_floor, color="0.4", linestyle="--", label="photon noise alone")
     axes.set_yscale("log")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("residual")
+    axes.set_ylabel("error of the difference map" if "dm_error" in history else "residual")
     axes.legend()
     axes.grid(alpha=0.3, which="both")
     with atomic_path(path) as temporary:

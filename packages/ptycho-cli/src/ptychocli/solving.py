@@ -8,7 +8,7 @@ from ptychocli.console import Console, duration
 
 if TYPE_CHECKING:
     from ptychoconfig.payloads import SolverPayload
-    from ptychodata.backends import Backend
+    from ptychodata.backends import Backend, Solver
     from ptychodata.contracts import Scan, Solution
     from ptychodata.probes import ChosenProbe
 
@@ -33,7 +33,7 @@ class Solved:
 
 
 def solve(
-    engine: "Backend",
+    engine: "Solver",
     scan: "Scan",
     payload: "SolverPayload",
     start: "Solution | None",

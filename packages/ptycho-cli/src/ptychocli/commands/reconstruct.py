@@ -1,10 +1,10 @@
 """``ptycho reconstruct``: scans in, images of the object out, without a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ptychoconfig.payloads import SolverPayload
     from ptychoconfig.resolve import Resolved
     from ptychoconfig.schema import EvaluationConfig
-    from ptychodata.backends import Backend
+    from ptychodata.backends import Solver
     from ptychodata.contracts import Scan, Solution
 
 __all__ = ["app", "run_reconstruction"]
@@ -46,6 +46,22 @@ def reconstruct(
     scans: ScansArgument,
     output_dir: OutputDirOption,
     backend: BackendOption = "torch",
+    engine: Annotated[
+        Literal["ptycho", "pty-chi"],
+        typer.Option(help="What solves: the backend, or pty-chi, as an independent check."),
+    ] = "ptycho",
+    engine_algorithm: Annotated[
+        Literal["lsqml", "rpie", "epie", "dm"] | None,
+        typer.Option(help="Algorithm of pty-chi; default lsqml.", show_default=False),
+    ] = None,
+    engine_python: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Interpreter that has pty-chi; default the one that PTYCHO_PTYCHI_PYTHON names.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[
         str,
         typer.Option(
@@ -74,7 +90,7 @@ def reconstruct(
         outcomes = run_reconstruction(
             scans,
             output_dir,
-            backend=backend,
+            loader=_loader(backend, engine, engine_algorithm, engine_python, console),
             settings=given(settings),
             config_file=config,
             start=start,
@@ -84,6 +100,34 @@ def reconstruct(
         )
         console.finish(outcomes[0] if len(outcomes) == 1 else {"scans": outcomes})
         pass_gates(outcomes)
+
+
+def _loader(
+    backend: str, engine: str, algorithm: str | None, python: Path | None, console: Console
+) -> "Callable[[], Solver]":
+    """What will load the engine, once it is known to be there.
+
+    Raises:
+        UsageError: options of an engine that was not asked for.
+        BackendError: the engine is not there.
+    """
+    if engine == "pty-chi":
+        from ptychodata.engines.adapter import PtychiEngine
+
+        other = PtychiEngine(
+            algorithm or "lsqml", None if python is None else str(python), console.note
+        )
+        return lambda: other
+    for flag, value in (("--engine-algorithm", algorithm), ("--engine-python", python)):
+        if value is not None:
+            raise UsageError(
+                f"{flag}: expected --engine pty-chi with it, found --engine {engine}; add that, or "
+                f"leave {flag} out"
+            )
+    from ptychodata.backends import find_backend, load_backend
+
+    find_backend(backend)
+    return lambda: load_backend(backend)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +145,7 @@ def run_reconstruction(
     paths: Sequence[Path],
     output_dir: Path,
     *,
-    backend: str,
+    loader: "Callable[[], Solver]",
     settings: Mapping[str, Any],
     config_file: Path | None,
     start: str,
@@ -114,7 +158,7 @@ def run_reconstruction(
     Args:
         paths: scan files.
         output_dir: folder for one scan; parent of one folder per scan for several.
-        backend: name of the backend.
+        loader: loads what solves.
         settings: the settings that the user gave as flags.
         config_file: YAML file of settings; when resuming, by default those of the earlier run but
             for the number of epochs that ended it.
@@ -127,10 +171,8 @@ def run_reconstruction(
         KeyboardInterrupt: the user stopped the run; the best that it had found is saved.
     """
     from ptychocli.rundir import open_run_dir, output_folders
-    from ptychodata.backends import find_backend, load_backend
     from ptychodata.formats import read_shapes
 
-    find_backend(backend)
     if resume and start != FREE:
         raise UsageError(
             f"--resume: expected no other start, found --start {start}; leave one of them out"
@@ -144,12 +186,12 @@ def run_reconstruction(
                 jobs.append(_plan(path, run, start, resume, settings, config_file, console))
         for path in paths[1:]:  # a bad last one is told before the first is solved
             read_shapes(path)
-        engine: Backend | None = None
+        engine: Solver | None = None
         outcomes = []
         for job in jobs:
             with console.keeping(job.run):
                 scan = _read(job, console)
-                engine = engine or load_backend(backend)
+                engine = engine or loader()
                 outcomes.append(_run(engine, job, scan, evaluation, judged, console))
         return outcomes
 
@@ -222,7 +264,7 @@ def _read(job: _Job, console: Console) -> "Scan":
 
 
 def _run(
-    engine: "Backend",
+    engine: "Solver",
     job: _Job,
     scan: "Scan",
     evaluation: "EvaluationConfig",
