@@ -32,6 +32,7 @@ def test_sigterm_saves_ends_with_130_and_is_taken_up(
     scan, run = tmp_path / "scan.npz", tmp_path / "run"
     ptycho("simulate", scan, "--N", 32, "--n-patterns", 40)
     train = ["train", scan, *SMALL.split(), "--epochs", 12, "--accelerator", "cpu"]
+    train += ["--probe", "file"]  # so that the first event is one of training
     command = [sys.executable, "-m", "ptychocli", *map(str, train), "--output-dir", run]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     events = run / "events.jsonl"

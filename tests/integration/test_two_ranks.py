@@ -13,7 +13,7 @@ from ptychodata.bundle import read_bundle
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SMALL = "--gridsize 1 --unrolled-steps 1 --unrolled-width 8 --unrolled-levels 1 --batch-size 7"
-RUN = f"{SMALL} --epochs 2 --accelerator cpu --precision 32-true --probe-trainable"
+RUN = f"{SMALL} --epochs 2 --accelerator cpu --precision 32-true --probe file --probe-trainable"
 
 
 def test_two_ranks_train_to_what_one_does(

@@ -220,8 +220,3 @@ def test_absent_gpu_is_refused_with_the_remedy(run):
         run(accelerator="cuda")
     with pytest.raises(BackendError, match="bf16-mixed"):
         run(precision="16-mixed")
-
-
-def test_several_devices_are_refused(run):
-    with pytest.raises(BackendError, match=r"--devices: expected 1.*found 2"):
-        run(devices=2)

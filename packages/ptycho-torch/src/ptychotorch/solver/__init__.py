@@ -4,12 +4,12 @@
 - ``estimate``: what is solved for, and its gauge;
 - ``steps``: the misfit of a batch, and the steps of object and probe that it implies;
 - ``corrections``: positions, intensities, background and the probe's variation;
-- ``solve``: the run.
+- ``run``: epochs, and the best estimate at the end.
 
 The equations stand in ``docs/physics.md``, what was tried in ``docs/solver-numerics.md``; decisions
 that need no framework are in ``ptychodata.solving``.
 """
 
-from .solve import solve
+from .run import solve
 
 __all__ = ["solve"]
