@@ -99,7 +99,7 @@ def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> S
         probe_source=source,
         refine_probe=refine,
         likelihood=likelihood,
-        batch_size=min(config.batch_size or _batch_size(probe, positions), len(kept)),
+        batch_size=min(config.batch_size or _batch_size(probe, positions, likelihood), len(kept)),
         kept=kept,
         held_out=held,
     )
@@ -143,15 +143,17 @@ def _canvas(
     return obj, origin
 
 
-def _batch_size(probe: Complex64, positions: NDArray[np.float64]) -> int:
-    """Patterns that cover the scanned area about once: one step then moves every pixel once.
+def _batch_size(probe: Complex64, positions: NDArray[np.float64], likelihood: str) -> int:
+    """Patterns that cover the scanned area half, or once where photons are few.
 
-    The area that a probe covers is (Σ I)² / Σ I² of its intensity I.
+    Small batches step more often, large ones average more noise (docs/solver-numerics.md). The
+    area that a probe covers is (Σ I)² / Σ I² of its intensity I.
     """
     intensity = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
     area = float(intensity.sum() ** 2 / np.sum(intensity**2))
     scanned = float(np.prod(np.ptp(positions, axis=0) + math.sqrt(area)))
-    return max(4, min(round(scanned / area), len(positions) // 8))
+    coverage = 1.0 if likelihood == "poisson" else 0.5
+    return max(4, min(round(coverage * scanned / area), len(positions) // 8))
 
 
 def with_modes(probe: Complex64, count: int) -> Complex64:

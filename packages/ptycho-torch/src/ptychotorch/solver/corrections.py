@@ -79,7 +79,7 @@ class Corrections:
         if self.config.refine_positions:
             self._move(estimate)
         if estimate.intensity is not None and self.config.refine_intensity:
-            gain = estimate.intensity * self._gains
+            gain = estimate.intensity * self._gains.sqrt()  # half a step: the object follows late
             estimate.intensity = gain / gain.mean()
         if estimate.background is not None and self.config.refine_background:
             seen = self._count > 0
