@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
 
@@ -27,8 +28,8 @@ def test_importing_the_package_loads_nothing_else() -> None:
 
 
 def test_no_module_loads_a_numerical_framework() -> None:
-    modules = [path.stem for path in Path(ptychoconfig.__file__).parent.glob("[a-z]*.py")]
-    loaded = _loaded("import " + ", ".join(f"ptychoconfig.{name}" for name in modules))
+    modules = [module.name for module in walk_packages(ptychoconfig.__path__, "ptychoconfig.")]
+    loaded = _loaded("import " + ", ".join(modules))
     assert "pydantic" in loaded
     assert not loaded & {"numpy", "scipy", "h5py", "torch", "tensorflow", "lightning"}
 

@@ -17,11 +17,12 @@ from ptychoconfig.errors import (
 )
 from ptychoconfig.payloads import create_solver_payload
 from ptychoconfig.schema import SimulationConfig, SolverConfig
-from ptychodata import metrics
 from ptychodata.engines import process
 from ptychodata.engines.adapter import PtychiEngine
 from ptychodata.engines.process import find_python
 from ptychodata.engines.ptychi import PtychiSettings, run_ptychi
+from ptychodata.metrics import score
+from ptychodata.residuals import residuals
 from ptychodata.simulate import simulate
 from ptychodata.solving import plan_solution
 
@@ -320,13 +321,13 @@ def test_pty_chi_finds_the_object_in_our_conventions(wide, algorithm, batch_size
     )
     result = run(wide, settings=settings)
     image = result.reconstruction
-    found = metrics.score(image.obj, image.origin_yx_px, wide.truth, wide.positions_px)
+    found = score(image.obj, image.origin_yx_px, wide.truth, wide.positions_px)
     assert found["phase_ssim"] > 0.95 and found["amplitude_ssim"] > 0.95
     assert max(abs(found["shift_y_px"]), abs(found["shift_x_px"])) < 0.05
     assert found["scale"] == pytest.approx(1, abs=0.01)
     np.testing.assert_array_equal(result.snapshots[-1], image.obj)
     # The residual is ours, with our forward model: scale, windows and shifts all agree.
-    assert metrics.residuals(image.obj, image.origin_yx_px, wide, image.probe)["r_factor"] < 0.05
+    assert residuals(image.obj, image.origin_yx_px, wide, image.probe)["r_factor"] < 0.05
 
 
 @needs_ptychi

@@ -4,11 +4,10 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ptychocli.versions import package_versions
+from ptychocli.versions import installed, package_versions
 from ptychoconfig.errors import PtychoError
 from ptychodata.backends import KNOWN_BACKENDS, installed_backends, load_backend
 
@@ -40,20 +39,13 @@ def diagnose(folder: Path) -> dict[str, Any]:
         },
         "package": {
             **package_versions(),
-            **{name: _installed(name) for name in (*_LIBRARIES, *_FRAMEWORKS, *_OPTIONAL)},
+            **{name: installed(name) for name in (*_LIBRARIES, *_FRAMEWORKS, *_OPTIONAL)},
         },
         "backends": backends,
         "device": {"cpu": {"cores": os.cpu_count(), "processor": platform.machine()}, **devices},
         "disk": {str(folder): {"free_GB": round(free, 1), "writable": os.access(folder, os.W_OK)}},
     }
     return {**found, "advice": _advice(found, free)}
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _backend(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ptychocli.rundir import RunDir
     from ptychodata.contracts import Reconstruction, Scan, Solution
     from ptychodata.frc import FRC
-    from ptychodata.metrics import Misfit
+    from ptychodata.residuals import Misfit
 
 __all__ = [
     "Assessment",
@@ -112,7 +112,7 @@ def assess(
         again: makes the reconstruction of a part of the scan, from its start to its end.
         trained_on: statistics of the network's training scans; None if there was no network.
     """
-    from ptychodata.metrics import solution_misfit
+    from ptychodata.residuals import solution_misfit
     from ptychodata.trust import split_half, unlike_training
 
     found = solution_misfit(solution, scan)

@@ -6,7 +6,7 @@ import ptychocli
 import ptychoconfig
 import ptychodata
 
-__all__ = ["bundle_format", "package_versions"]
+__all__ = ["bundle_format", "installed", "package_versions"]
 
 _BACKENDS = ("ptycho-torch", "ptycho-tf")
 
@@ -18,7 +18,7 @@ def package_versions() -> dict[str, str]:
         "ptycho-data": ptychodata.__version__,
         "ptycho-cli": ptychocli.__version__,
     }
-    return found | {name: _installed(name) for name in _BACKENDS}
+    return found | {name: installed(name) for name in _BACKENDS}
 
 
 def bundle_format() -> int:
@@ -28,7 +28,8 @@ def bundle_format() -> int:
     return FORMAT_VERSION
 
 
-def _installed(name: str) -> str:
+def installed(name: str) -> str:
+    """Version of an installed distribution, or that there is none."""
     try:
         return version(name)
     except PackageNotFoundError:

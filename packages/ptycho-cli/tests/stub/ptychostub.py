@@ -21,7 +21,7 @@ from ptychodata.backends import LAST_CHECKPOINT, Progress, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan, Solution
 from ptychodata.grouping import hold_out_interior
-from ptychodata.metrics import solution_misfit
+from ptychodata.residuals import solution_misfit
 from ptychodata.stitching import plan_canvas
 from ptychodata.trust import training_statistics
 

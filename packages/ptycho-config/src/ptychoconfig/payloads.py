@@ -1,7 +1,7 @@
 """What a backend is given: settings that were resolved once, and are not questioned again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +38,19 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 @dataclass(frozen=True)
-class TrainingPayload:
+class _Payload:
+    """Some sections of settings, each under its name, and where each value came from."""
+
+    sources: Mapping[str, str] = field(kw_only=True)
+
+    def resolved(self) -> Resolved:
+        """The settings by section, for ``yaml_files.write_resolved``."""
+        names = [it.name for it in fields(self) if it.name != "sources"]
+        return Resolved({name: getattr(self, name) for name in names}, self.sources)
+
+
+@dataclass(frozen=True)
+class TrainingPayload(_Payload):
     """Settings of a training run.
 
     Args:
@@ -51,21 +63,10 @@ class TrainingPayload:
     data: DataConfig
     training: TrainingConfig
     execution: ExecutionConfig
-    sources: Mapping[str, str]
-
-    def resolved(self) -> Resolved:
-        """The settings by section, for ``yaml_files.write_resolved``."""
-        sections: dict[str, Section] = {
-            "model": self.model,
-            "data": self.data,
-            "training": self.training,
-            "execution": self.execution,
-        }
-        return Resolved(sections, self.sources)
 
 
 @dataclass(frozen=True)
-class InferencePayload:
+class InferencePayload(_Payload):
     """Settings of an inference run; the model's are those of the bundle.
 
     Args:
@@ -78,20 +79,10 @@ class InferencePayload:
     model: ModelConfig
     inference: InferenceConfig
     execution: ExecutionConfig
-    sources: Mapping[str, str]
-
-    def resolved(self) -> Resolved:
-        """The settings by section, for ``yaml_files.write_resolved``."""
-        sections: dict[str, Section] = {
-            "model": self.model,
-            "inference": self.inference,
-            "execution": self.execution,
-        }
-        return Resolved(sections, self.sources)
 
 
 @dataclass(frozen=True)
-class SolverPayload:
+class SolverPayload(_Payload):
     """Settings of a solver's run.
 
     Args:
@@ -104,16 +95,6 @@ class SolverPayload:
     data: DataConfig
     solver: SolverConfig
     execution: ExecutionConfig
-    sources: Mapping[str, str]
-
-    def resolved(self) -> Resolved:
-        """The settings by section, for ``yaml_files.write_resolved``."""
-        sections: dict[str, Section] = {
-            "data": self.data,
-            "solver": self.solver,
-            "execution": self.execution,
-        }
-        return Resolved(sections, self.sources)
 
 
 def infer_probe_size(

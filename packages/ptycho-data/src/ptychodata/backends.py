@@ -112,7 +112,8 @@ class Backend(Solver, Protocol):
         """Train a network on the patterns of ``scans``.
 
         Args:
-            scans: one or more scans of one N, each with its probe and dose.
+            scans: one or more scans, each with its probe and dose; of one N where the network's
+                weights depend on it.
             payload: resolved configuration.
             run_dir: existing folder for ``checkpoints/`` and ``metrics.csv``.
             report: called as the run proceeds.

@@ -13,7 +13,7 @@ from ptychoconfig.payloads import SolverPayload
 from .backends import Backend, Report, ShouldStop
 from .bundle import Bundle
 from .contracts import Scan, Solution
-from .metrics import solution_misfit
+from .residuals import solution_misfit
 
 __all__ = ["ChosenProbe", "choose_probe", "learned_probe", "probe_for"]
 

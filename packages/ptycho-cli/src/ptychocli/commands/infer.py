@@ -32,6 +32,7 @@ from ptychocli.results import (
 )
 
 if TYPE_CHECKING:
+    from ptychocli.rundir import RunDir
     from ptychoconfig.payloads import InferencePayload, SolverPayload
     from ptychoconfig.resolve import Resolved
     from ptychoconfig.schema import EvaluationConfig
@@ -106,9 +107,8 @@ def run_inference(
     Raises:
         KeyboardInterrupt: the user stopped the solver; the best that it had found is saved.
     """
-    from ptychocli.rundir import open_run_dir, output_folders, provenance
-    from ptychocli.scans import read_scans
-    from ptychodata.backends import find_backend, load_backend
+    from ptychocli.rundir import open_run_dir, output_folders
+    from ptychodata.backends import find_backend
     from ptychodata.bundle import read_bundle
     from ptychodata.formats import read_shapes
 
@@ -125,21 +125,10 @@ def run_inference(
         settled = _settle(bundle, settings, config_file)
         for path in paths[1:]:  # a bad last one is told before the first is reconstructed
             read_shapes(path)
-        trained = {"path": str(bundle_path), "trained_with": bundle.versions}
         outcomes = []
         for path, run in zip(paths, runs, strict=True):
             with console.keeping(run):
-                [scan] = read_scans([path], settled.solver.data, console)
-                engine = load_backend(name)
-                run.begin()
-                made = _make(engine, settled, scan, console)
-                found = _assess(made, engine, settled, scan, console)
-                origin = provenance([path], backend=name, bundle=trained)
-                records = Records(settled.resolved, origin, bundle.history)
-                outcome = conclude(found, records, settled.evaluation, run, console)
-                outcomes.append({"scan": str(path), **outcome})
-                if made.interrupted:
-                    raise KeyboardInterrupt
+                outcomes.append(_reconstruct(path, run, name, bundle_path, settled, console))
         return outcomes
 
 
@@ -182,6 +171,28 @@ def _settle(bundle: "Bundle", settings: Mapping[str, Any], config_file: Path | N
     return _Settled(bundle, network, solver, evaluation, resolved)
 
 
+def _reconstruct(
+    path: Path, run: "RunDir", backend: str, bundle_path: Path, settled: _Settled, console: Console
+) -> dict[str, Any]:
+    """Reconstruct one scan into its folder; return its metrics."""
+    from ptychocli.rundir import provenance
+    from ptychocli.scans import read_scans
+    from ptychodata.backends import load_backend
+
+    [scan] = read_scans([path], settled.solver.data, console)
+    engine = load_backend(backend)
+    run.begin()
+    made = _make(engine, settled, scan, console)
+    found = _assess(made, engine, settled, scan, console)
+    trained = {"path": str(bundle_path), "trained_with": settled.bundle.versions}
+    origin = provenance([path], backend=backend, bundle=trained)
+    records = Records(settled.resolved, origin, settled.bundle.history)
+    outcome = conclude(found, records, settled.evaluation, run, console)
+    if made.interrupted:
+        raise KeyboardInterrupt
+    return {"scan": str(path), **outcome}
+
+
 def _make(engine: "Backend", settled: _Settled, scan: "Scan", console: Console) -> _Made:
     """Choose the probe, apply the network, and refine its image if that is asked for."""
     from ptychodata.contracts import Solution
@@ -219,7 +230,7 @@ def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console)
     No pattern is held out: the network has seen them all.
     """
     from ptychocli.solving import solve
-    from ptychodata.metrics import solution_misfit
+    from ptychodata.residuals import solution_misfit
 
     epochs = settled.network.inference.refine
     solver = settled.solver.solver.model_copy(update={"epochs": epochs, "held_out_fraction": 0.0})

@@ -140,11 +140,7 @@ def run_training(
         scans: Sequence[Scan] = read_scans(paths, data, console)
         payload = _payload(paths, scans, settings, config_file)
         engine = load_backend(backend)
-        if payload.model.architecture not in engine.networks():
-            raise UsageError(
-                f"--architecture: expected one of {', '.join(engine.networks())}, "
-                f"found {payload.model.architecture!r}"
-            )
+        _refuse_unknown_network(engine, payload.model.architecture)
         run.begin()
         earlier = None if checkpoint is None else checkpoint.with_name(PROBES)
         if earlier is not None and earlier.is_file():
@@ -154,6 +150,14 @@ def run_training(
         if not follows:
             _keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
         return _train(engine, paths, scans, chosen, payload, run, console, checkpoint)
+
+
+def _refuse_unknown_network(engine: "Backend", architecture: str) -> None:
+    if architecture not in engine.networks():
+        raise UsageError(
+            f"--architecture: expected one of {', '.join(engine.networks())}, "
+            f"found {architecture!r}"
+        )
 
 
 def _rank(settings: Mapping[str, Any], config_file: Path | None) -> int:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["Product", "product_of", "read_product", "write_arrays", "write_product"]
 
 _MAX_MODES = 64
+_ZEROS = (
+    *("probe_photons_per_s", "exposure_time_s", "mass_attenuation_m2_per_kg"),
+    *("mass_attenuation_m2_kg", "tomography_angle_deg", "focus_object_distance_m"),
+    "tilt_angle_deg",
+)
+"""Attributes of a product that nothing here knows."""
 
 
 @dataclass(eq=False)
@@ -176,11 +182,6 @@ def write_arrays(
         photons: mean photons per pattern, 0 where unknown.
         far_field: whether the detector is in the far field.
     """
-    zeros = (
-        *("probe_photons_per_s", "exposure_time_s", "mass_attenuation_m2_per_kg"),
-        *("mass_attenuation_m2_kg", "tomography_angle_deg", "focus_object_distance_m"),
-        "tilt_angle_deg",
-    )
     file.attrs.update(
         {
             "name": name,
@@ -191,7 +192,7 @@ def write_arrays(
             "probe_energy_eV": photon_energy_eV,
             "probe_photon_count": photons,
             "far_field": far_field,
-            **dict.fromkeys(zeros, 0.0),
+            **dict.fromkeys(_ZEROS, 0.0),
         }
     )
     file["probe_position_indexes"] = indexes

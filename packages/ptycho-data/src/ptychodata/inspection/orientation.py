@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ptychodata import physics
 from ptychodata.contracts import Scan
-from ptychodata.metrics import poisson_amplitude_error
+from ptychodata.residuals import poisson_amplitude_error
 
 from .epie import fit
 from .geometry import probe_diameter_px

@@ -13,7 +13,7 @@ from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import SolverPayload
 from ptychodata.backends import Progress, Report, ShouldStop
 from ptychodata.contracts import Reconstruction, Scan, Solution
-from ptychodata.metrics import residuals
+from ptychodata.residuals import residuals
 from ptychodata.solving import Schedule, SolverPlan, plan_solution
 from ptychotorch.device import choose_device
 
