@@ -113,7 +113,7 @@ def test_the_sums_are_the_gradients_of_the_losses(rng, likelihood, modes, varyin
         likelihood,
     )
     sums = Sums.of(estimate)
-    sums.add_object(seen)
+    sums.add_object(seen, estimate.shape)
     sums.add_probe(seen, estimate, chosen)
     found = {"obj": sums.obj, "probe": torch.fft.ifft2(sums.probe)}
     if varying:

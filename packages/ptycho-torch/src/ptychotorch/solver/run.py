@@ -108,7 +108,7 @@ class _Run:
             batch = kept[first : first + self.plan.batch_size]
             sums = Sums.of(self.estimate)
             for seen, chosen in self._visits(batch):
-                sums.add_object(seen)
+                sums.add_object(seen, self.estimate.shape)
                 if refines_probe:
                     sums.add_probe(seen, self.estimate, chosen)
                 part, whole = _residual(seen.amplitude, seen.rate, seen.valid)

@@ -38,6 +38,7 @@ class Visit:
     Args:
         waves: (B, M, N, N) shifted probes S_f P_m with the pattern's intensity.
         ramp: (B, 1, N, N) the shift, in Fourier space.
+        pixel: (B, 2) the windows' centres in the object.
         index: (B, N, N) the windows in the flat object.
         windows: (B, N, N) O[n].
         change: (B, M, N, N) χ.
@@ -47,6 +48,7 @@ class Visit:
 
     waves: Tensor
     ramp: Tensor
+    pixel: Tensor
     index: Tensor
     windows: Tensor
     change: Tensor
@@ -80,14 +82,11 @@ class Sums:
             sums.weight_power = torch.zeros_like(estimate.variable.real)
         return sums
 
-    def add_object(self, seen: Visit) -> None:
-        """Add what the patterns say of the object."""
+    def add_object(self, seen: Visit, shape: tuple[int, int]) -> None:
+        """Add what the patterns say of the object, whose shape is (H, W)."""
         gradient = (seen.waves.conj() * seen.change).sum(1)
-        flat = seen.index.reshape(-1)
-        torch.view_as_real(self.obj).index_add_(
-            0, flat, torch.view_as_real(gradient).reshape(-1, 2)
-        )
-        self.light.index_add_(0, flat, physics.coverage(seen.waves).reshape(-1))
+        for total, part in ((self.obj, gradient), (self.light, physics.coverage(seen.waves))):
+            physics.add_windows(total.view(shape), part, seen.index, seen.pixel)
 
     def add_probe(self, seen: Visit, estimate: Estimate, chosen: Tensor) -> None:
         """Add what the patterns say of the probe and of its variation."""
@@ -141,7 +140,7 @@ def visit(
     if valid is not None:
         factor = factor * valid
     change = physics.inverse_far_field(far * factor[:, None], corner=True)
-    return Visit(waves, ramp, index, windows, change, amplitude, rate, valid)
+    return Visit(waves, ramp, pixel, index, windows, change, amplitude, rate, valid)
 
 
 def _transforms(
