@@ -220,3 +220,25 @@ def test_names_that_are_no_text_are_named_all_the_same(file: Path) -> None:
 
     with pytest.raises(DataError, match="volume"):
         read(write(file, make))
+
+
+@pytest.mark.parametrize(
+    ("after", "damage"),
+    [
+        (16, b"\1\0" + bytes(6) + b"\xff" * 8),  # the text claims more than there is
+        (16 + 16 + 8, bytes(16)),  # free space of no length: the library would loop for ever
+        (0, b"NOPE"),
+    ],
+)
+def test_a_damaged_text_is_refused_before_the_library_reads_it(
+    file: Path, after: int, damage: bytes
+) -> None:
+    write(file, lambda f: f.create_dataset("data", data="title"))
+    with open_hdf5(file) as tree:
+        assert tree.load("data") == "title"
+    content = bytearray(file.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + after : heap + after + len(damage)] = damage
+    file.write_bytes(content)
+    with open_hdf5(file) as tree, pytest.raises(DataError, match="heap"):
+        tree.load("data")

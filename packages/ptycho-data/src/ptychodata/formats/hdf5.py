@@ -12,10 +12,11 @@
 
 import math
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +163,7 @@ class Hdf5(Tree):
     def _text_of(self, key: str, dataset: "h5py.Dataset") -> NDArray[Any]:
         if dataset.size != 1:
             raise self.refuse(key, "one text", f"shape {dataset.shape}", "store a scalar")
+        _check_heap(dataset)
         return np.asarray(dataset.asstr("utf-8", "replace")[()], dtype=np.str_)
 
     def _node(self, key: str) -> Any:
@@ -357,3 +359,50 @@ def _plain(array: Any) -> NDArray[Any]:
     if _is_pair(found.dtype):
         return (found["real"] + 1j * found["imag"]).astype(_plain_dtype(found.dtype))
     return found.astype(_plain_dtype(found.dtype), copy=False)
+
+
+def _check_heap(dataset: "h5py.Dataset") -> None:
+    """Walk the heap that holds a text of variable length, as the library will.
+
+    On a damaged one the library can loop for ever or take any memory (File Format Specification
+    3.0, III.E: a collection is a header of 16 bytes, then objects with headers of 16 each).
+
+    Raises:
+        ValueError: the heap is not whole.
+    """
+    at = dataset.id.get_offset()
+    if at is None or not dataset.id.get_type().is_variable_str():
+        return
+    path, base = Path(dataset.file.filename), dataset.file.userblock_size
+    with path.open("rb") as file:
+        file.seek(at)
+        _, heap, number = struct.unpack("<IQI", _exactly(file, 16))
+        if heap in (0, 2**64 - 1):
+            return  # an empty text
+        if base + heap > path.stat().st_size:
+            raise ValueError("a text that lies beyond the end of the file")
+        file.seek(base + heap)
+        magic, size = struct.unpack("<4s4xQ", _exactly(file, 16))
+        if magic != b"GCOL" or base + heap + size > path.stat().st_size:
+            raise ValueError("a text whose heap is broken")
+        place, found = 16, False
+        while place + 16 <= size:
+            index, length = struct.unpack("<H6xQ", _exactly(file, 16))
+            free = index == 0  # the rest of the collection, its own header counted in
+            if not (16 <= length <= size - place if free else length <= size - place - 16):
+                raise ValueError("a text whose heap is broken")
+            if free:
+                break
+            found = found or index == number
+            step = -(-length // 8) * 8
+            file.seek(step, os.SEEK_CUR)
+            place += 16 + step
+    if not found:
+        raise ValueError("a text that its heap does not hold")
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    found = file.read(count)
+    if len(found) != count:
+        raise ValueError("a file that ends early")
+    return found
