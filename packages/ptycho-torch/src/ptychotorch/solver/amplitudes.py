@@ -38,9 +38,6 @@ class Amplitudes:
         mask = scan.mask
         self._shared_mask = None if mask is None or mask.ndim == 3 else self._corner(mask)
 
-    def __len__(self) -> int:
-        return len(self.scan)
-
     def root(self, index: NDArray[np.int64]) -> Tensor:
         """√counts of some patterns: (B, N, N) float32."""
         if self._kept is not None:

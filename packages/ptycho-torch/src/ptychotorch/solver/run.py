@@ -84,6 +84,7 @@ class _Run:
                 self.schedule.stopped = "interrupted"
                 break
             r_free = self._held_out()
+            self._correct()
             misfit = r_free if math.isfinite(r_free) else r_factor
             if self._diverged(r_factor):
                 continue
@@ -151,16 +152,19 @@ class _Run:
             yield seen, chosen
 
     def _held_out(self) -> float:
-        """R_free; NaN without held-out patterns. Ends the epoch: corrections, then the gauge."""
+        """R_free; NaN without held-out patterns, whose corrections are collected on the way."""
         error = total = 0.0
         for seen, _ in self._visits(self.plan.held_out):
             part, whole = _residual(seen.amplitude, seen.rate, seen.valid)
             error, total = error + part, total + whole
+        return error / total if total > 0 else math.nan
+
+    def _correct(self) -> None:
+        """At the end of an epoch: the corrections that it has collected, then the gauge."""
         if self.corrections.wanted and self.schedule.epoch > 0:
             self.corrections.apply(self.estimate)
         if self.refines_probe:
             self.estimate.fix_gauge(self.power)
-        return error / total if total > 0 else math.nan
 
     def _diverged(self, r_factor: float) -> bool:
         """Go back to the best estimate with half the step if the residual runs away.

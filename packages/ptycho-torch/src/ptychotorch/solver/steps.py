@@ -180,14 +180,14 @@ def object_step(
         prior: photons by which a unit step between neighbours is penalised, the batch's share.
     """
     scale = _POISSON_LENGTH if likelihood == "poisson" else 1.0
-    floor = _FLOOR["object"] * sums.light.max()
-    gradient, curvature = sums.obj, sums.light * (1 - _FLOOR["object"]) + floor
-    if prior > 1e-4 * float(sums.light.max()):
+    share, brightest = _FLOOR["object"], sums.light.max()
+    gradient, curvature = sums.obj, (1 - share) * sums.light + share * brightest
+    if prior > 1e-4 * float(brightest):
         gradient = gradient + prior * _laplacian(estimate.obj.view(estimate.shape)).reshape(-1)
         curvature = curvature + 8 * prior
-    share = sums.light / curvature  # what the batch does not light neither moves nor forgets
-    step = gradient / curvature + MOMENTUM * share * momentum
-    momentum.mul_(1 - share).add_(step)
+    lit = sums.light / curvature  # what the batch does not light neither moves nor forgets
+    step = gradient / curvature + MOMENTUM * lit * momentum
+    momentum.mul_(1 - lit).add_(step)
     estimate.obj.add_(step, alpha=scale * length)
 
 
