@@ -7,6 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+FIGURES = {
+    "amplitude_ssim": "SSIM amp",
+    "phase_ssim": "SSIM phase",
+    "amplitude_ms_ssim": "MS-SSIM amp",
+    "phase_ms_ssim": "MS-SSIM phase",
+    "amplitude_psnr_db": "PSNR amp / dB",
+    "phase_psnr_db": "PSNR phase / dB",
+    "amplitude_mae": "MAE amp",
+    "phase_mae_rad": "MAE phase / rad",
+    "amplitude_correlation": "Pearson amp",
+    "phase_correlation": "Pearson phase",
+    "resolution_px": "FRC ½ bit / px",
+}
+
 
 @pytest.fixture
 def result(trained, scan, tmp_path, ptycho):
@@ -47,18 +61,22 @@ def test_the_truth_is_perfect_and_a_constant_is_not(result, other, scan, tmp_pat
     with (folder / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [str(scan), str(result), str(other)]
-    assert float(rows[2]["amplitude_ssim"]) == pytest.approx(bent["amplitude_ssim"])
+    for name in FIGURES:
+        assert float(rows[2][name]) == pytest.approx({**bent, **bent["frc"]}[name]), name
     assert rows[1]["resolution_px"] == "nan"
     with Image.open(folder / "comparison.png") as picture:
         assert min(picture.size) > 600
         assert np.ptp(np.asarray(picture)) > 100
 
 
-def test_the_table_says_what_was_fitted(result, other, scan, ptycho):
+def test_the_table_says_what_was_fitted(result, other, scan, arrays, ptycho):
     outcome = ptycho("evaluate", result, other, "--truth", scan)
     assert outcome.code == 0, outcome.err
     lines = {line.split("  ")[0]: line.split()[-2:] for line in outcome.out.splitlines() if line}
     assert float(lines["SSIM amp"][1]) > 0.95
+    assert set(FIGURES.values()) <= set(lines)
+    peak = np.ptp(np.abs(arrays["objectGuess"][16:37, 16:37]))
+    assert f"amplitude {peak:.4g}; phase / rad" in outcome.out
     assert float(lines["shift y / px"][1]) == pytest.approx(-1, abs=0.01)
     assert "not reached" in outcome.out
     assert "compared over rows 16 to 36 and columns 16 to 36" in outcome.out

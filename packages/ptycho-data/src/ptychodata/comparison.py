@@ -77,7 +77,6 @@ class Compared:
             "box_yx_px": self.box_yx_px.tolist(),
             **self.comparison.scores,
             "phase_offset_rad": float(np.angle(self.comparison.gauge.factor)),
-            "amplitude_psnr_peak": float(np.ptp(np.abs(self.comparison.truth))),
             "frc": self.frc.as_dict(),
         }
 

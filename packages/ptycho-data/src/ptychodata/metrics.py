@@ -3,10 +3,7 @@
 Patterns leave a gauge free: a global phase, and with a free probe a linear phase ramp, the scale
 between object and probe, and a shift.  ``align_gauge`` fits these four, jointly and in the complex
 plane, where phases do not wrap; then amplitudes and phases are compared pixel by pixel over the box
-of the probe centres, which every scan has illuminated from all sides.
-
-SSIM is that of Wang et al., IEEE Trans. Image Process. 13, 600 (2004), as in scikit-image: uniform
-windows of 7×7 pixels, sample covariance, the data range being max − min of the known image.
+of the probe centres, which every scan has illuminated from all sides (``similarity``).
 """
 
 from dataclasses import dataclass
@@ -17,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from ptychoconfig.errors import DataError
+
+from .similarity import mean_error, ms_ssim, pearson, psnr_db, ssim
 
 __all__ = [
     "Comparison",
@@ -35,7 +34,6 @@ Real = NDArray[np.float64]
 _MIN_BOX_PX = 16
 _MARGIN_PX = 32
 _REFINEMENTS = 10
-_MAX_PSNR_DB = 200.0
 
 
 @dataclass(frozen=True)
@@ -179,12 +177,12 @@ def _misfit(obj: Complex, truth: Complex, w: Real) -> float:
 
 def amplitude_ssim(obj: Complex, truth: Complex) -> float:
     """SSIM of the amplitudes of two aligned objects; NaN where the known one is even."""
-    return _ssim(np.abs(truth), np.abs(obj))
+    return ssim(np.abs(truth), np.abs(obj))
 
 
 def phase_ssim(obj: Complex, truth: Complex) -> float:
     """SSIM of the phases of two aligned objects; NaN where the known one is even."""
-    return _ssim(*_phases(obj, truth))
+    return ssim(*_phases(obj, truth))
 
 
 def _phases(obj: Complex, truth: Complex) -> tuple[Real, Real]:
@@ -199,23 +197,6 @@ def _phases(obj: Complex, truth: Complex) -> tuple[Real, Real]:
     cut = -np.pi + (emptiest + 0.5) * 2 * np.pi / 64
     known = np.mod(angle - cut, 2 * np.pi) + cut
     return known, known + np.angle(obj * truth.conj())
-
-
-def _ssim(known: Real, found: Real) -> float:
-    from skimage.metrics import structural_similarity
-
-    span = float(np.ptp(known))
-    if span <= 1e-6 * max(1.0, float(np.abs(known).max())):
-        return float("nan")
-    return float(structural_similarity(known, found, data_range=span))
-
-
-def _psnr_db(known: Real, found: Real) -> float:
-    """Peak signal-to-noise ratio, the peak being max − min of the known image; at most 200 dB."""
-    span, error = float(np.ptp(known)), float(np.sqrt(np.mean((known - found) ** 2)))
-    if span <= 1e-6 * max(1.0, float(np.abs(known).max())):
-        return float("nan")
-    return min(_MAX_PSNR_DB, 20 * np.log10(span / error)) if error > 0 else _MAX_PSNR_DB
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,9 +236,10 @@ def score(
         truth_origin_yx_px: (2,) position of the truth's pixel [0, 0].
 
     Returns:
-        ``amplitude_ssim``, ``phase_ssim``, their ``…_psnr_db``, ``amplitude_mae``,
-        ``phase_mae_rad``, ``amplitude_correlation`` and ``phase_correlation`` (Pearson, 0 for a
-        flat image), ``complex_correlation``, and the fitted ``scale``, ``shift_y_px``,
+        ``amplitude_ssim``, ``phase_ssim``, their ``…_ms_ssim`` and ``…_psnr_db``, with the peaks
+        ``amplitude_psnr_peak`` and ``phase_psnr_peak_rad``; ``amplitude_mae``, ``phase_mae_rad``,
+        ``amplitude_correlation`` and ``phase_correlation`` (Pearson, 0 for a flat image),
+        ``complex_correlation``, and the fitted ``scale``, ``shift_y_px``,
         ``shift_x_px``, ``ramp_y_rad_per_px``, ``ramp_x_rad_per_px``.  What the truth leaves
         undefined, such as the phase's SSIM where it has no phase, is left out.
 
@@ -311,24 +293,20 @@ def _figures(ours: Complex, truth: Complex) -> dict[str, float]:
     phase = _phases(ours, truth)
     overlap = np.linalg.norm(truth) * np.linalg.norm(ours)
     return {
-        "amplitude_ssim": _ssim(*amplitude),
-        "phase_ssim": _ssim(*phase),
-        "amplitude_psnr_db": _psnr_db(*amplitude),
-        "phase_psnr_db": _psnr_db(*phase),
-        "amplitude_mae": float(np.mean(np.abs(amplitude[0] - amplitude[1]))),
-        "phase_mae_rad": float(np.mean(np.abs(phase[0] - phase[1]))),
-        "amplitude_correlation": _pearson(*amplitude),
-        "phase_correlation": _pearson(*phase),
+        "amplitude_ssim": ssim(*amplitude),
+        "phase_ssim": ssim(*phase),
+        "amplitude_ms_ssim": ms_ssim(*amplitude),
+        "phase_ms_ssim": ms_ssim(*phase),
+        "amplitude_psnr_db": psnr_db(*amplitude),
+        "amplitude_psnr_peak": float(np.ptp(amplitude[0])),
+        "phase_psnr_db": psnr_db(*phase),
+        "phase_psnr_peak_rad": float(np.ptp(phase[0])),
+        "amplitude_mae": mean_error(*amplitude),
+        "phase_mae_rad": mean_error(*phase),
+        "amplitude_correlation": pearson(*amplitude),
+        "phase_correlation": pearson(*phase),
         "complex_correlation": float(np.abs(np.vdot(truth, ours)) / overlap) if overlap else 0.0,
     }
-
-
-def _pearson(known: Real, found: Real) -> float:
-    """Pearson's correlation of two images; 0 if one of them is even."""
-    centred = [image - image.mean() for image in (known, found)]
-    norm = np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])
-    even = norm <= 1e-12 * float(np.linalg.norm(known) * np.linalg.norm(found))
-    return 0.0 if even else float(np.sum(centred[0] * centred[1]) / norm)
 
 
 def common_box(

@@ -22,6 +22,8 @@ _NAME = "comparison"
 _SCORES = {
     "amplitude_ssim": "SSIM amp",
     "phase_ssim": "SSIM phase",
+    "amplitude_ms_ssim": "MS-SSIM amp",
+    "phase_ms_ssim": "MS-SSIM phase",
     "amplitude_psnr_db": "PSNR amp / dB",
     "phase_psnr_db": "PSNR phase / dB",
     "amplitude_mae": "MAE amp",
@@ -30,6 +32,7 @@ _SCORES = {
     "phase_correlation": "Pearson phase",
     "complex_correlation": "complex",
 }
+_PEAKS = {"amplitude_psnr_peak": "amplitude", "phase_psnr_peak_rad": "phase / rad"}
 _RINGS = {"resolution_px": "FRC ½ bit / px", "one_half_px": "FRC ½ / px"}
 _GAUGE = {
     "scale": "scale",
@@ -97,7 +100,7 @@ def evaluate(
 
 
 def _print(found: Sequence[dict[str, Any]], console: Console) -> None:
-    rows = [one | {name: one["frc"][name] for name in _RINGS} for one in found]
+    rows = _rows(found)
     (top, left), (bottom, right) = found[0]["box_yx_px"]
     console.result(
         f"compared over rows {top:.0f} to {bottom:.0f} and columns {left:.0f} to {right:.0f}, with "
@@ -106,11 +109,18 @@ def _print(found: Sequence[dict[str, Any]], console: Console) -> None:
     console.result(_table(rows, _SCORES | _RINGS))
     console.result("what was fitted to bring them into one gauge:")
     console.result(_table(rows, _GAUGE))
-    peaks = ", ".join(dict.fromkeys(text(one["amplitude_psnr_peak"]) for one in found))
-    console.result(f"PSNR is of max − min of the reference (amplitude {peaks})")
+    peaks = [
+        f"{label} {', '.join(dict.fromkeys(text(one[name]) for one in found))}"
+        for name, label in _PEAKS.items()
+    ]
+    console.result(f"the peak of PSNR is max − min of the reference: {'; '.join(peaks)}")
     for one in found:
         for note in one["notes"]:
             console.result(f"note: {one['name']} {note}")
+
+
+def _rows(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one | {name: one["frc"][name] for name in _RINGS} for one in found]
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
@@ -139,10 +149,10 @@ def _cell(name: str, row: dict[str, Any]) -> str:
 def _write(
     compared: "Sequence[Compared]", found: Sequence[dict[str, Any]], run: "RunDir", console: Console
 ) -> None:
-    from ptychocli.pictures import write_comparison
+    from ptychocli.comparison import write_comparison
     from ptychodata.files import atomic_path
 
-    columns = ["name", "reference", *_SCORES, "amplitude_psnr_peak", *_RINGS, "one_seventh_px"]
+    columns = ["name", "reference", *_SCORES, *_PEAKS, *_RINGS, "one_seventh_px"]
     columns += _GAUGE
     with (
         atomic_path(run.path / f"{_NAME}.csv") as temporary,
@@ -151,6 +161,10 @@ def _write(
         table = csv.DictWriter(file, columns, extrasaction="ignore")
         table.writeheader()
         table.writerows({**one, **one["frc"]} for one in found)
-    write_comparison(compared, run.path / f"{_NAME}.png")
+    figures = {
+        label: [_cell(name, row) for row in _rows(found)]
+        for name, label in (_SCORES | _RINGS).items()
+    }
+    write_comparison(compared, figures, run.path / f"{_NAME}.png")
     run.write_json(f"{_NAME}.json", {"compared": list(found)})
     console.result(f"written: {run.path / _NAME}.csv, .json, .png")
