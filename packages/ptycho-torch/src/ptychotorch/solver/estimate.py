@@ -1,13 +1,16 @@
 """What is solved for: object, probe, positions and the rest, and the gauge that data leave open."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptychoconfig.schema import SolverConfig
 from ptychodata.contracts import Scan, Solution
+from ptychodata.descent import Fitted
 from ptychodata.solving import SolverPlan
 from ptychotorch import physics
 
@@ -109,6 +112,20 @@ class Estimate:
             else self.variable * _phase(ramp, self.probe.shape[-2:], 1.0),
         )
 
+    def fitted(self) -> Fitted:
+        """The same as arrays."""
+        return Fitted(
+            obj=self.obj.view(self.shape).cpu().numpy(),
+            light=illumination(self).view(self.shape).cpu().numpy(),
+            probe=self.probe.cpu().numpy(),
+            positions_px=self.positions.cpu().numpy(),
+            drift_px=self.drift.cpu().numpy(),
+            background=_array(self.background),
+            intensity=_array(self.intensity),
+            variable_modes=_array(self.variable),
+            variable_weights=_array(self.weights),
+        )
+
 
 def begin(
     scan: Scan, plan: SolverPlan, config: SolverConfig, start: Solution | None, device: torch.device
@@ -175,6 +192,10 @@ def illumination(estimate: Estimate, chunk: int = 256) -> Tensor:
         index = physics.window_index(part, estimate.side, estimate.shape)
         light.index_add_(0, index.reshape(-1), power.expand(len(part), -1, -1).reshape(-1))
     return light
+
+
+def _array(tensor: Tensor | None) -> NDArray[Any] | None:
+    return None if tensor is None else tensor.cpu().numpy()
 
 
 def _power(field: Tensor) -> Tensor:
