@@ -22,12 +22,16 @@ nox.options.sessions = ["lint", "typecheck", "tests"]
 ROOT = Path(__file__).parent
 BIN = "Scripts" if os.name == "nt" else "bin"
 DEV = ROOT / ".nox" / "dev"
-PACKAGES = [ROOT / "packages" / f"ptycho-{name}" for name in ("config", "data", "torch", "cli")]
+NAMES = ("config", "data", "torch", "tf", "cli")
+PACKAGES = [ROOT / "packages" / f"ptycho-{name}" for name in NAMES]
 CONSTRAINTS = ("-c", "constraints.txt")
 TOOLS = nox.project.load_toml("pyproject.toml")
 
-PINNED = ("torch==2.13.0", "h5py==3.14.0")
-"""What ``lock`` holds fixed: the tested Torch, and the newest h5py that TensorFlow 2.21 accepts."""
+PINNED = ("torch==2.13.0", "tensorflow==2.21.0", "h5py==3.14.0")
+"""What ``lock`` holds fixed: the tested frameworks, and the newest h5py that TensorFlow accepts."""
+
+TENSORFLOW = "packages/ptycho-tf"
+"""Tests that must not share a process with Torch, which the others import."""
 
 PTYCHI = "ptychi==2.2.0"
 """The tested version of the other engine."""
@@ -93,7 +97,8 @@ def typecheck(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 def tests(session: nox.Session) -> None:
     """Run every test that this machine can run, the integration tests included."""
-    _pytest(session, "-n", "2", "--dist", "worksteal")
+    _pytest(session, "-n", "2", "--dist", "worksteal", "packages", "tests", "--ignore", TENSORFLOW)
+    _pytest(session, "-n", "2", "--dist", "worksteal", TENSORFLOW)
 
 
 def _package_session(package: Path) -> None:
@@ -166,7 +171,8 @@ def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
         session.run(python, "-m", "pip", "install", "-q", "-c", constraints, *names, external=True)
 
     wheels = sorted(dist.glob("*.whl"))
-    framework_free = [wheel for wheel in wheels if not wheel.name.startswith("ptycho_torch")]
+    backends = ("ptycho_tf", "ptycho_torch")
+    framework_free = [wheel for wheel in wheels if not wheel.name.startswith(backends)]
     scan = str(scratch / "scan.npz")
     install(framework_free)
     with session.chdir(scratch):

@@ -4,6 +4,9 @@ import os
 import platform
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +52,31 @@ def diagnose(folder: Path) -> dict[str, Any]:
 
 
 def _backend(name: str) -> dict[str, Any]:
-    """Whether a backend loads, or the reason why not, and what it computes on."""
+    """Whether a backend loads, or the reason why not, its networks, and what it computes on.
+
+    It looks in a process of its own, because two frameworks in one get into each other's way.
+    """
     try:
-        engine = load_backend(name)
-    except PtychoError as error:
+        load_backend(name)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            networks, devices = pool.submit(_look, name).result()
+    except (PtychoError, BrokenProcessPool) as error:
         there = name in installed_backends()
         return {"installed": there, "loads": False, "reason": str(error), "devices": []}
-    look = getattr(engine, "devices", None)  # of the backends that can tell
-    devices = list(look().items()) if look else []
-    return {"installed": True, "loads": True, "reason": None, "devices": devices}
+    return {
+        "installed": True,
+        "loads": True,
+        "reason": None,
+        "networks": ", ".join(networks),
+        "devices": list(devices.items()),
+    }
+
+
+def _look(name: str) -> tuple[list[str], dict[str, Any]]:
+    """Names of the networks of a backend, and the devices of one that can tell."""
+    engine = load_backend(name)
+    devices = getattr(engine, "devices", dict)
+    return list(engine.networks()), devices()
 
 
 def _advice(found: dict[str, Any], free_gb: float) -> list[str]:

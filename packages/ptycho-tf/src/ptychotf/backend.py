@@ -1,0 +1,27 @@
+"""What the command sees of this package: the entry point ``tf`` of ``ptycho.backends``."""
+
+from typing import Any
+
+from ._start import start_tensorflow
+
+__all__ = ["TensorFlowBackend"]
+
+
+class TensorFlowBackend:
+    """The TensorFlow implementation of ``ptychodata.backends.Backend``.
+
+    TensorFlow takes seconds to import, so each method imports what it needs.
+    """
+
+    name = "tf"
+
+    def networks(self) -> dict[str, str]:
+        """Networks that this backend can build: name → one line."""
+        return {}
+
+    def devices(self) -> dict[str, dict[str, Any]]:
+        """What TensorFlow can compute on here, and what to do about what it cannot."""
+        start_tensorflow()
+        from .device import describe_devices
+
+        return describe_devices()
