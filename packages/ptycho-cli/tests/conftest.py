@@ -24,7 +24,8 @@ def stub_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(STUB))
     for name in [name for name in os.environ if name.startswith("PTYCHO_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PTYCHO_REPORT", "false")  # drawing it takes longer than all the rest
+    monkeypatch.setenv("PTYCHO_REPORT", "false")  # drawing takes longer than all the rest
+    monkeypatch.setenv("PTYCHO_PREVIEW_EVERY", "0")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ptychocli.pictures import _round_length, covered_view, flat_phase, write_pictures
+from ptychocli.pictures import _round_length, covered_view, flat_phase, shown_images, write_pictures
 from ptychodata.contracts import Reconstruction
 
 
@@ -63,9 +63,28 @@ def test_a_phase_that_cannot_be_unwrapped_stays_cyclic():
     assert np.abs(found).max() <= np.pi
 
 
+def test_the_zero_is_taken_where_it_is_asked_for():
+    """On the bump's top, whose rows and columns are told in the scan's coordinates."""
+    top = "34:36,57:59"
+    found, _ = flat_phase(covered_view(_reconstruction(_bump(1.5)), top))
+    everywhere, _ = flat_phase(covered_view(_reconstruction(_bump(1.5))))
+    np.testing.assert_allclose(everywhere - found, everywhere.max(), atol=0.03)
+    assert np.median(found[29:32, 34:37]) == pytest.approx(0, abs=1e-6)
+    for reach in ("36:34,59:57", "-9:300,-9:300", "900:901,900:901"):
+        other, _ = flat_phase(covered_view(_reconstruction(_bump(1.5)), reach))
+        np.testing.assert_allclose(other, found if reach[:2] == "36" else everywhere)
+
+
+def test_colours_ignore_a_few_wild_pixels():
+    wild = _reconstruction(_bump(1))
+    wild.obj[30:32, 40:42] = 1e4
+    low, high = shown_images(wild)[0].limits
+    assert 0.79 < low < high < 0.81
+
+
 @pytest.mark.parametrize("pixel_size_m", [5e-9, float("nan")])
 def test_pictures_are_written(tmp_path, pixel_size_m):
-    write_pictures(_reconstruction(_bump(2), pixel_size_m), tmp_path)
+    write_pictures(shown_images(_reconstruction(_bump(2), pixel_size_m)), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["amplitude.png", "phase.png"]
     for path in tmp_path.iterdir():
         with Image.open(io.BytesIO(path.read_bytes())) as picture:
@@ -77,7 +96,7 @@ def test_a_flat_or_unlit_object_still_gives_pictures(tmp_path):
     flat = _reconstruction(np.zeros((80, 100)))
     flat.coverage[:] = 0
     flat.obj[:] = 1
-    write_pictures(flat, tmp_path)
+    write_pictures(shown_images(flat), tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ptychodata.bundle import read_bundle
 
@@ -346,3 +347,30 @@ def test_a_network_the_backend_lacks_is_a_usage_error(scan, tmp_path, ptycho):
     assert outcome.code == 2
     assert "--architecture" in outcome.err
     assert "unrolled" in outcome.err
+
+
+def test_previews_are_drawn_and_stale_ones_go(scan, tmp_path, ptycho, monkeypatch):
+    monkeypatch.delenv("PTYCHO_PREVIEW_EVERY")
+    folder = tmp_path / "run"
+    argv = ("train", scan, "--backend", "stub", "--output-dir", folder, "--force")
+    for flags, names in (
+        (("--epochs", 12), ["epoch_001.png", "epoch_006.png", "epoch_011.png"]),
+        (("--epochs", 3, "--preview-every", 2), ["epoch_001.png", "epoch_003.png"]),
+    ):
+        assert ptycho(*argv, *flags).code == 0
+        assert sorted(path.name for path in (folder / "preview").iterdir()) == names
+    with Image.open(folder / "preview" / "epoch_001.png") as picture:
+        assert picture.width > 1.5 * picture.height > 300
+        assert np.ptp(np.asarray(picture)) > 100
+
+
+def test_a_region_for_the_zero_of_the_phase(trained, scan, tmp_path, ptycho):
+    argv = ("infer", trained, scan, "--output-dir", tmp_path / "r", "--phase-zero")
+    assert ptycho(*argv, "20:30,16:36").code == 0
+    for region, told in (
+        ("100:120,16:36", "rows 16 to 36 and columns 16 to 36"),
+        ("20-30,16-36", "text like 10:40,20:60"),
+    ):
+        outcome = ptycho(*argv, region, "--force")
+        assert outcome.code == 3
+        assert told in outcome.err

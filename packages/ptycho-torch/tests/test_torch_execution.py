@@ -109,6 +109,7 @@ def test_what_is_not_there_is_refused_with_the_remedy(run, flags, message):
         run(**flags)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the loggers
 @pytest.mark.parametrize(("name", "mark"), [("tensorboard", "*/events.*"), ("mlflow", "mlruns")])
 def test_optional_loggers_write_into_the_run_directory(name, mark, run, tmp_path):
     pytest.importorskip(name)

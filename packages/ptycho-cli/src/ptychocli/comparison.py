@@ -90,7 +90,8 @@ def _draw_figures(
 def _whole(obj: NDArray[Any]) -> View:
     height, width = obj.shape
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    return View(obj.astype(np.complex64), np.ones(obj.shape, np.bool_), extent, float("nan"))
+    whole = np.ones(obj.shape, np.bool_)
+    return View(obj.astype(np.complex64), whole, extent, float("nan"), whole)
 
 
 def _short(name: str, most: int = 32) -> str:

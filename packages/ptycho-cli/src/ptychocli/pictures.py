@@ -13,18 +13,24 @@ from ptychodata.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
+    "Shown",
     "View",
     "covered_view",
     "flat_phase",
     "limits",
+    "shown_images",
+    "write_both",
     "write_convergence",
     "write_pictures",
 ]
 
 _COVERED = 0.1  # of the median illumination at the probe centres
 _CONTRAST_PERCENTILES = (0.5, 99.5)
+_LONG_IN = 7.0  # the longer side of an image
+_PREVIEW_DPI = 70
 _LEAPS = 1e-3  # share of neighbours more than π apart that tells a wrapped phase
 
 
@@ -37,21 +43,89 @@ class View:
         covered: (h, w) bool, True where it was illuminated.
         extent_px: left, right, bottom, top in the scan's coordinates.
         pixel_size_m: object pixel in metres, NaN if unknown.
+        zero: (h, w) bool, where the median of the phase is to be 0.
     """
 
     obj: NDArray[np.complex64]
     covered: NDArray[np.bool_]
     extent_px: tuple[float, float, float, float]
     pixel_size_m: float
+    zero: NDArray[np.bool_]
 
 
-def write_pictures(reconstruction: Reconstruction, folder: Path) -> None:
-    """Write ``amplitude.png`` and ``phase.png``, each whole or not at all."""
-    view = covered_view(reconstruction)
-    _draw(view, np.abs(view.obj), "amplitude", "gray", folder / "amplitude.png")
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A real image of the illuminated part, and how it is painted.
+
+    Args:
+        view: the part.
+        values: (h, w).
+        label: what they are, with the unit.
+        cmap: name of the colour map.
+        limits: values of its ends.
+    """
+
+    view: View
+    values: NDArray[np.floating[Any]]
+    label: str
+    cmap: str
+    limits: tuple[float, float]
+
+
+def shown_images(
+    reconstruction: Reconstruction, phase_zero: str | None = None
+) -> tuple[Shown, Shown]:
+    """Amplitude and phase of what was lit.
+
+    The phase is without offset and ramp, in cyclic colours where it still wraps.
+
+    Args:
+        reconstruction: the image.
+        phase_zero: as for ``covered_view``.
+    """
+    view = covered_view(reconstruction, phase_zero)
+    amplitude = np.abs(view.obj)
     phase, wrapped = flat_phase(view)
-    cmap = "twilight" if wrapped else "viridis"
-    _draw(view, phase, "phase / rad", cmap, folder / "phase.png", wrapped=wrapped)
+    cmap, ends = "viridis", limits(phase[view.covered])
+    if wrapped:
+        cmap, ends = "twilight", (-np.pi, np.pi)
+    return (
+        Shown(view, amplitude, "amplitude", "gray", limits(amplitude[view.covered])),
+        Shown(view, phase, "phase / rad", cmap, ends),
+    )
+
+
+def write_pictures(images: tuple[Shown, Shown], folder: Path) -> None:
+    """Write ``amplitude.png`` and ``phase.png``, each whole or not at all."""
+    dpi = max(110, min(400, max(images[0].values.shape) / _LONG_IN))
+    for name, shown in zip(("amplitude", "phase"), images, strict=True):
+        figure = _figure(shown.view, 1)
+        _paint(figure.add_subplot(), shown)
+        with atomic_path(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=dpi)
+
+
+def write_both(reconstruction: Reconstruction, title: str, path: Path) -> NDArray[np.uint8]:
+    """Write amplitude and phase beside each other, whole or not at all.
+
+    Returns:
+        (h, w, 4) the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.image import imsave
+
+    images = shown_images(reconstruction)
+    figure = _figure(images[0].view, 2)
+    figure.suptitle(title)
+    figure.set_dpi(_PREVIEW_DPI)
+    for axes, shown in zip(figure.subplots(1, 2), images, strict=True):
+        _paint(axes, shown)
+    canvas: Any = FigureCanvasAgg(figure)  # whose methods declare no types
+    canvas.draw()
+    picture = np.array(canvas.buffer_rgba())
+    with atomic_path(path) as temporary:
+        imsave(temporary, picture, format="png")
+    return picture
 
 
 _FIGURES = {
@@ -87,10 +161,15 @@ def write_convergence(
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def covered_view(reconstruction: Reconstruction) -> View:
+def covered_view(reconstruction: Reconstruction, phase_zero: str | None = None) -> View:
     """Crop the object to what the probe lit.
 
     Covered is where the illumination exceeds a tenth of its median at the probe centres.
+
+    Args:
+        reconstruction: the image.
+        phase_zero: region in which the phase is to be zero, ``y0:y1,x0:x1`` in the scan's
+            coordinates; None, or one of which nothing was lit, for all that is covered.
     """
     coverage, origin = reconstruction.coverage, reconstruction.origin_yx_px
     centres = np.floor(reconstruction.positions_px - origin + 0.5).astype(int)
@@ -100,6 +179,7 @@ def covered_view(reconstruction: Reconstruction) -> View:
     if rows.size == 0:  # nothing lit: show everything rather than nothing
         covered = np.ones_like(covered)
         rows, columns = np.arange(covered.shape[0]), np.arange(covered.shape[1])
+    zero = covered & _region(reconstruction, phase_zero)
     part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     top, left = origin + np.array([rows[0], columns[0]]) - 0.5
     height, width = covered[part].shape
@@ -108,7 +188,19 @@ def covered_view(reconstruction: Reconstruction) -> View:
         covered=covered[part],
         extent_px=(float(left), float(left + width), float(top + height), float(top)),
         pixel_size_m=reconstruction.pixel_size_m,
+        zero=(zero if zero.any() else covered)[part],
     )
+
+
+def _region(reconstruction: Reconstruction, region: str | None) -> NDArray[np.bool_]:
+    """(H, W) bool: the pixels of a region, all without one."""
+    inside = np.ones(reconstruction.obj.shape, dtype=np.bool_)
+    if region is not None:
+        for axis, ends in enumerate(region.split(",")):
+            first, last = sorted(map(int, ends.split(":")))
+            at = np.arange(inside.shape[axis]) + reconstruction.origin_yx_px[axis]
+            inside &= np.expand_dims((at >= first) & (at <= last), 1 - axis)
+    return inside
 
 
 def flat_phase(view: View) -> tuple[NDArray[np.float64], bool]:
@@ -116,7 +208,7 @@ def flat_phase(view: View) -> tuple[NDArray[np.float64], bool]:
 
     Returns:
         (h, w) phase in radians, and whether it still wraps: then it lies in [−π, π], otherwise
-        it is unwrapped and centred on its median.
+        it is unwrapped. The median over ``view.zero`` is 0, nearly so where it wraps.
     """
     weighted = np.where(view.covered, view.obj, 0).astype(np.complex128)
     y, x = np.indices(weighted.shape)
@@ -125,14 +217,14 @@ def flat_phase(view: View) -> tuple[NDArray[np.float64], bool]:
     level = weighted * np.exp(-1j * ramp)
     phase = np.angle(level * np.exp(-1j * np.angle(level.sum())))
     if _leaps(phase, view.covered) == 0:
-        return _without_plane(phase, view.covered), False
+        return _without_plane(phase, view), False
     from skimage.restoration import unwrap_phase
 
     masked = np.ma.array(phase, mask=~view.covered)
     unwrapped = np.ma.filled(unwrap_phase(masked), 0.0)
     if _leaps(unwrapped, view.covered) > _LEAPS:
-        return phase, True
-    return _without_plane(unwrapped, view.covered), False
+        return np.angle(level * np.exp(-1j * np.angle(level[view.zero].sum()))), True
+    return _without_plane(unwrapped, view), False
 
 
 def _leaps(phase: NDArray[np.float64], covered: NDArray[np.bool_]) -> float:
@@ -143,52 +235,43 @@ def _leaps(phase: NDArray[np.float64], covered: NDArray[np.bool_]) -> float:
     return float((steps > np.pi).mean()) if steps.size else 0.0
 
 
-def _without_plane(phase: NDArray[np.float64], covered: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Subtract the least-squares plane over the covered pixels, and centre on the median."""
+def _without_plane(phase: NDArray[np.float64], view: View) -> NDArray[np.float64]:
+    """Subtract the least-squares plane over the covered pixels, and the median where it is zero."""
     y, x = np.indices(phase.shape)
     terms = np.stack([y, x, np.ones_like(y)], axis=-1).astype(np.float64)
-    plane, *_ = np.linalg.lstsq(terms[covered], phase[covered], rcond=None)
+    plane, *_ = np.linalg.lstsq(terms[view.covered], phase[view.covered], rcond=None)
     flat: NDArray[np.float64] = phase - terms @ plane
-    return flat - np.median(flat[covered])
+    return flat - np.median(flat[view.zero])
 
 
-def _draw(
-    view: View,
-    values: NDArray[np.floating[Any]],
-    label: str,
-    cmap: str,
-    path: Path,
-    *,
-    wrapped: bool = False,
-) -> None:
+def _figure(view: View, panels: int) -> "Figure":
+    """An empty figure for images of the view's shape side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = values.shape
-    long_in = 7.0
-    size = (long_in * min(1, width / height) + 1.6, long_in * min(1, height / width) + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
+    height, width = view.obj.shape
+    size = (_LONG_IN * min(1, width / height) + 1.6, _LONG_IN * min(1, height / width) + 0.8)
+    figure = Figure(figsize=(panels * size[0], size[1]), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def _paint(axes: "Axes", shown: Shown) -> None:
+    view, (low, high) = shown.view, shown.limits
     axes.set_facecolor("0.8")
-    low, high = limits(values[view.covered]) if not wrapped else (-np.pi, np.pi)
     image = axes.imshow(
-        np.ma.array(values, mask=~view.covered),
-        cmap=cmap,
+        np.ma.array(shown.values, mask=~view.covered),
+        cmap=shown.cmap,
         vmin=low,
         vmax=high,
         extent=view.extent_px,
         interpolation="nearest",
     )
-    figure.colorbar(image, ax=axes, label=label, shrink=0.85)
+    axes.figure.colorbar(image, ax=axes, label=shown.label, shrink=0.85)
     axes.set_xlabel("x / px")
     axes.set_ylabel("y / px")
     if np.isfinite(view.pixel_size_m):
         _add_scale_bar(axes, view)
-    with atomic_path(path) as temporary:
-        figure.savefig(
-            temporary, format="png", dpi=max(110, min(400, max(height, width) / long_in))
-        )
 
 
 def limits(values: NDArray[np.floating[Any]]) -> tuple[float, float]:

@@ -11,15 +11,14 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptychocli.console import text
-from ptychocli.pictures import covered_view, flat_phase, limits
 from ptychocli.report_figures import data_uri, draw_figures
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ptychocli.pictures import Shown
     from ptychocli.results import Assessment, Records
 
 __all__ = ["REPORT", "write_report"]
@@ -30,12 +29,17 @@ _STOPS = 9
 
 
 def write_report(
-    found: "Assessment", records: "Records", warnings: Sequence[str], folder: "Path"
+    found: "Assessment",
+    images: "tuple[Shown, Shown]",
+    records: "Records",
+    warnings: Sequence[str],
+    folder: "Path",
 ) -> None:
     """Write ``report.html``, whole or not at all.
 
     Args:
         found: the image and its figures.
+        images: amplitude and phase, as ``pictures.shown_images`` gives them.
         records: settings, provenance, history.
         warnings: what gives reason for doubt, a sentence each.
         folder: where to.
@@ -43,21 +47,23 @@ def write_report(
     from ptychodata.files import atomic_path
 
     page = files("ptychocli").joinpath("templates", REPORT).read_text(encoding="utf-8")
-    parts = _parts(found, records, warnings)
+    parts = _parts(found, images, records, warnings)
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
     with atomic_path(folder / REPORT) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _parts(found: "Assessment", records: "Records", warnings: Sequence[str]) -> dict[str, str]:
+def _parts(
+    found: "Assessment",
+    images: "tuple[Shown, Shown]",
+    records: "Records",
+    warnings: Sequence[str],
+) -> dict[str, str]:
     """Placeholder → what it stands for, as HTML."""
     image, scan = found.reconstruction, found.scan
-    view = covered_view(image)
-    reduced = -(-max(view.obj.shape) // _LARGEST_PX)
-    phase, wrapped = flat_phase(view)
-    amplitude, amplitude_legend = _picture(np.abs(view.obj), view.covered, "gray", reduced)
-    cmap, bounds = ("twilight", (-np.pi, np.pi)) if wrapped else ("viridis", None)
-    shown, phase_legend = _picture(phase, view.covered, cmap, reduced, bounds, " rad")
+    reduced = -(-max(images[0].values.shape) // _LARGEST_PX)
+    amplitude, amplitude_legend = _picture(images[0], reduced)
+    phase, phase_legend = _picture(images[1], reduced, " rad")
     height, width = image.obj.shape
     dose = f", {scan.mean_photons:.3g} photons each" if scan.has_dose else ", dose unknown"
     pixel_nm = image.pixel_size_m * 1e9
@@ -74,7 +80,7 @@ def _parts(found: "Assessment", records: "Records", warnings: Sequence[str]) -> 
         "reduced": str(reduced),
         "amplitude": amplitude,
         "amplitude_legend": amplitude_legend,
-        "phase": shown,
+        "phase": phase,
         "phase_legend": phase_legend,
         "figures_table": _table(_figures(found)),
         "figures": "".join(_figure(*one) for one in draw_figures(found, records.history)),
@@ -83,21 +89,14 @@ def _parts(found: "Assessment", records: "Records", warnings: Sequence[str]) -> 
     }
 
 
-def _picture(
-    values: NDArray[np.floating[Any]],
-    covered: NDArray[np.bool_],
-    cmap: str,
-    reduced: int,
-    bounds: tuple[float, float] | None = None,
-    unit: str = "",
-) -> tuple[str, str]:
+def _picture(shown: "Shown", reduced: int, unit: str = "") -> tuple[str, str]:
     """A picture with one pixel per object pixel, clear where nothing is known, and its legend."""
     from matplotlib import colormaps
 
-    low, high = bounds or limits(values[covered])
-    colour = colormaps[cmap]
-    pixels = colour(np.clip((values[::reduced, ::reduced] - low) / (high - low), 0, 1), bytes=True)
-    pixels[..., 3] = np.where(covered[::reduced, ::reduced], 255, 0)
+    colour, (low, high) = colormaps[shown.cmap], shown.limits
+    values, covered = (it[::reduced, ::reduced] for it in (shown.values, shown.view.covered))
+    pixels = colour(np.clip((values - low) / (high - low), 0, 1), bytes=True)
+    pixels[..., 3] = np.where(covered, 255, 0)
     stops = (colour(np.linspace(0, 1, _STOPS), bytes=True)[:, :3]).tolist()
     ramp = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in stops)
     bar = f'<span class="ramp" style="background: linear-gradient(to right, {ramp})"></span>'

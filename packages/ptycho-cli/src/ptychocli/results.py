@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptychocli.console import Console, duration, text
 from ptychocli.options import given
-from ptychoconfig.errors import NumericalError
+from ptychoconfig.errors import ConfigError, NumericalError
 from ptychoconfig.resolve import Resolved, resolve
 from ptychoconfig.schema import EvaluationConfig
 
@@ -29,6 +29,7 @@ __all__ = [
     "conclude",
     "joined",
     "pass_gates",
+    "refuse_region_outside",
     "resolve_evaluation",
     "scores",
 ]
@@ -81,6 +82,24 @@ def resolve_evaluation(
     section = resolved.sections["evaluation"]
     assert isinstance(section, EvaluationConfig)
     return section, resolved
+
+
+def refuse_region_outside(scan: "Scan", evaluation: EvaluationConfig) -> None:
+    """Check that the region of ``--phase-zero`` lies in the scan, before anything is computed.
+
+    Raises:
+        ConfigError: none of it does.
+    """
+    if evaluation.phase_zero is None:
+        return
+    low, high = scan.positions_px.min(axis=0), scan.positions_px.max(axis=0)
+    ends = [sorted(map(int, part.split(":"))) for part in evaluation.phase_zero.split(",")]
+    if any(last < a or first > b for (first, last), a, b in zip(ends, low, high, strict=True)):
+        raise ConfigError(
+            f"--phase-zero {evaluation.phase_zero}: expected a region y0:y1,x0:x1 that reaches "
+            f"between the probe centres, rows {low[0]:.0f} to {high[0]:.0f} and columns "
+            f"{low[1]:.0f} to {high[1]:.0f}; the axes of phase.png show where a region lies"
+        )
 
 
 def joined(*parts: "Resolved") -> "Resolved":
@@ -187,17 +206,20 @@ def conclude(
     Returns:
         The metrics, with ``output_dir`` and the ``gates`` that were not passed.
     """
+    from ptychocli.pictures import shown_images, write_pictures
     from ptychodata.results import write_reconstruction, write_solution, write_tiffs
 
     gates = _failed_gates(found.metrics, evaluation)
     _warn(found, console)
+    images = shown_images(found.reconstruction, evaluation.phase_zero)
+    write_pictures(images, run.path)
     _write(found, records, run, console)
     if evaluation.tiff:
         write_tiffs(found.reconstruction, run.path)
     if evaluation.report:
         from ptychocli.report import write_report
 
-        write_report(found, records, [*run.warnings, *gates], run.path)
+        write_report(found, images, records, [*run.warnings, *gates], run.path)
     if found.solution.epochs:
         write_solution(found.solution, run.path)
     else:
@@ -207,12 +229,11 @@ def conclude(
 
 
 def _write(found: Assessment, records: Records, run: "RunDir", console: Console) -> None:
-    """Write the records, pictures and figures."""
-    from ptychocli.pictures import write_convergence, write_pictures
+    """Write the records, figures and the product."""
+    from ptychocli.pictures import write_convergence
     from ptychocli.rundir import write_product
 
     run.write_records(records.resolved, records.provenance)
-    write_pictures(found.reconstruction, run.path)
     write_product(found.reconstruction, found.scan, run.path, console)
     run.write_json("metrics.json", found.metrics)
     if found.solution.epochs:

@@ -17,7 +17,7 @@ import numpy as np
 from ptychoconfig.errors import DataError, NumericalError
 from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
 from ptychodata import physics
-from ptychodata.backends import LAST_CHECKPOINT, Progress, Report, ShouldStop
+from ptychodata.backends import LAST_CHECKPOINT, Preview, Progress, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan, Solution
 from ptychodata.grouping import hold_out_interior
@@ -40,6 +40,7 @@ class StubBackend:
         report: Report,
         should_stop: ShouldStop,
         resume: Path | None = None,
+        preview: Preview | None = None,
     ) -> Bundle:
         epochs = payload.training.epochs_of(1)
         last = run_dir / LAST_CHECKPOINT
@@ -54,6 +55,9 @@ class StubBackend:
             losses.append(1 / (1 + epoch))
             last.parent.mkdir(exist_ok=True)
             last.write_text(json.dumps(losses))
+            every = payload.execution.preview_every
+            if preview is not None and every and epoch % every == 0:
+                preview(epoch + 1, _free(scans[0]).reconstruction)
             report(_progress("train", len(scans[0]), epoch + 1, epochs, {"loss": losses[-1]}))
             if should_stop():
                 break

@@ -10,6 +10,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptychoconfig.errors import BackendError, UsageError
 from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
 from ptychodata.bundle import Bundle
@@ -19,6 +22,7 @@ __all__ = [
     "KNOWN_BACKENDS",
     "LAST_CHECKPOINT",
     "Backend",
+    "Preview",
     "Progress",
     "Report",
     "ShouldStop",
@@ -65,6 +69,9 @@ Report = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
 """Asked after every step; once True, the run ends early and returns what it has."""
 
+Preview = Callable[[int, Reconstruction], NDArray[np.uint8]]
+"""Draws the image after an epoch, counted from 1; returns the picture, (h, w, 4), for loggers."""
+
 
 class Solver(Protocol):
     """What solves a scan without training: a backend, or another engine."""
@@ -108,6 +115,7 @@ class Backend(Solver, Protocol):
         report: Report,
         should_stop: ShouldStop,
         resume: Path | None = None,
+        preview: Preview | None = None,
     ) -> Bundle:
         """Train a network on the patterns of ``scans``.
 
@@ -119,6 +127,8 @@ class Backend(Solver, Protocol):
             report: called as the run proceeds.
             should_stop: True ends the run early, as the first Ctrl-C does.
             resume: checkpoint to go on from, bit for bit; None starts afresh.
+            preview: called every ``execution.preview_every`` epochs with the image of a small part
+                of the first scan; what it raises is logged and ends nothing.
 
         Raises:
             ConfigError: a setting that this backend or network cannot honour, a checkpoint of

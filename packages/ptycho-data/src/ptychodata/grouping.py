@@ -17,6 +17,7 @@ __all__ = [
     "group_indices",
     "hold_out_interior",
     "keep_frames",
+    "middle_patterns",
     "split_spatially",
     "split_validation",
 ]
@@ -168,6 +169,17 @@ def draw_subsample(count: int, n: int, seed: int) -> Indices:
     if not 1 <= n <= count:
         raise ConfigError(f"--n-subsample: expected 1 to {count} patterns, found {n}")
     return np.sort(np.random.default_rng(seed).permutation(count)[:n]).astype(np.int64)
+
+
+def middle_patterns(positions_px: NDArray[np.float64], count: int) -> Indices:
+    """The ``count`` patterns nearest to the middle of a scan, all if it has no more, in its order.
+
+    Args:
+        positions_px: (P, 2) probe centres (y, x).
+        count: patterns asked for.
+    """
+    distance = np.linalg.norm(positions_px - np.median(positions_px, axis=0), axis=1)
+    return np.sort(np.argsort(distance, kind="stable")[:count]).astype(np.int64)
 
 
 def split_validation(count: int, fraction: float, seed: int) -> tuple[Indices, Indices]:

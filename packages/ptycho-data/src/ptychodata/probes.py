@@ -13,6 +13,7 @@ from ptychoconfig.payloads import SolverPayload
 from .backends import Backend, Report, ShouldStop
 from .bundle import Bundle
 from .contracts import Scan, Solution
+from .grouping import middle_patterns
 from .residuals import solution_misfit
 
 __all__ = ["ChosenProbe", "choose_probe", "learned_probe", "probe_for"]
@@ -124,13 +125,13 @@ def choose_probe(
     started = time.monotonic()
     tried: dict[str, float] = {}
     if choice == "auto" and scan.probe is not None:
-        part = _middle(scan, CHECK_PATTERNS)
+        part = scan.subset(middle_patterns(scan.positions_px, CHECK_PATTERNS))
         limits = {"refine_probe": "off", "epochs": CHECK_EPOCHS, "max_time": CHECK_S}
         fixed = _solve(backend, part, payload, limits, report, should_stop)
         tried = _tried("r_file", fixed, part)
         if tried["r_file"] <= _limit(tried["poisson_floor"]) or should_stop():
             return ChosenProbe("file", scan, time.monotonic() - started, **tried)
-    part = _middle(scan, SOLVE_PATTERNS)
+    part = scan.subset(middle_patterns(scan.positions_px, SOLVE_PATTERNS))
     limits = {"refine_probe": "on", "max_time": SOLVE_S}
     solved = _solve(backend, part, payload, limits, report, should_stop)
     tried = _tried("r_solved", solved, part) | tried
@@ -144,14 +145,6 @@ def choose_probe(
 def _limit(poisson_floor: float) -> float:
     """The residual that a right probe stays below; at few photons the floor is near 1 itself."""
     return min(EXCESS * poisson_floor, (1 + poisson_floor) / 2)
-
-
-def _middle(scan: Scan, count: int) -> Scan:
-    """The patterns nearest to the middle of the scan, in its order."""
-    if len(scan) <= count:
-        return scan
-    distance = np.linalg.norm(scan.positions_px - np.median(scan.positions_px, axis=0), axis=1)
-    return scan.subset(np.sort(np.argsort(distance, kind="stable")[:count]))
 
 
 def _solve(

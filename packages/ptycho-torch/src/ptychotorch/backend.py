@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
-from ptychodata.backends import Report, ShouldStop
+from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan, Solution
 
@@ -40,11 +40,12 @@ class TorchBackend:
         report: Report,
         should_stop: ShouldStop,
         resume: Path | None = None,
+        preview: Preview | None = None,
     ) -> Bundle:
         """Train a network; see ``ptychodata.backends.Backend``."""
         from .training import train
 
-        return train(scans, payload, run_dir, report, should_stop, resume)
+        return train(scans, payload, run_dir, report, should_stop, resume, preview)
 
     def infer(
         self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report

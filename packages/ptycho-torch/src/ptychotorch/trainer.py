@@ -93,8 +93,14 @@ def _logger(name: str, run_dir: Path) -> Logger | bool:
         if name == "tensorboard":
             return TensorBoardLogger(run_dir, name="", version="tensorboard")
         if name == "mlflow":
-            uri = (run_dir / "mlruns").resolve().as_uri()
-            return MLFlowLogger("ptycho", run_name=run_dir.name, tracking_uri=uri)
+            folder = (run_dir / "mlruns").resolve()
+            folder.mkdir(exist_ok=True)
+            return MLFlowLogger(
+                "ptycho",
+                run_name=run_dir.name,
+                tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
+                artifact_location=folder.as_uri(),
+            )
     except ModuleNotFoundError as error:
         raise BackendError(
             f"--logger {name}: expected the package {name}, found it is not installed; run: "

@@ -24,7 +24,7 @@ import ptychodata
 from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import TrainingPayload
 from ptychoconfig.schema import TrainingConfig
-from ptychodata.backends import Report, ShouldStop
+from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
 from ptychodata.trust import training_statistics
@@ -38,6 +38,7 @@ from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine
 from .networks import Network, build_network, refuse_other_sizes
+from .previews import Previews
 from .progress import Mean, Reporter
 from .trainer import build_trainer, quiet_lightning
 from .weights import to_arrays
@@ -54,6 +55,7 @@ def train(
     report: Report,
     should_stop: ShouldStop = lambda: False,
     resume: Path | None = None,
+    preview: Preview | None = None,
 ) -> Bundle:
     """Train a network on the patterns of ``scans``; see ``ptychodata.backends.Backend.train``."""
     lightning.seed_everything(payload.training.seed, verbose=False)
@@ -73,6 +75,8 @@ def train(
     callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes)]
     if payload.execution.enable_checkpointing:
         callbacks.append(Checkpoints(run_dir, progress, payload, origin, model.ranked_by))
+    if preview is not None and payload.execution.preview_every:
+        callbacks.append(Previews(preview, network, model.probes[0], scans, payload))
     with quiet_lightning():
         ends = place.epoch if place.finished else epochs
         trainer = build_trainer(payload, device, run_dir, callbacks, ends, model.validates)

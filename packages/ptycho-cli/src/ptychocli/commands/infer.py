@@ -27,6 +27,7 @@ from ptychocli.results import (
     conclude,
     joined,
     pass_gates,
+    refuse_region_outside,
     resolve_evaluation,
     scores,
 )
@@ -180,6 +181,7 @@ def _reconstruct(
     from ptychodata.backends import load_backend
 
     [scan] = read_scans([path], settled.solver.data, console)
+    refuse_region_outside(scan, settled.evaluation)
     engine = load_backend(backend)
     run.begin()
     made = _make(engine, settled, scan, console)

@@ -20,7 +20,15 @@ from ptychocli.options import (
     given,
     settings_from,
 )
-from ptychocli.results import Records, assess, conclude, joined, pass_gates, resolve_evaluation
+from ptychocli.results import (
+    Records,
+    assess,
+    conclude,
+    joined,
+    pass_gates,
+    refuse_region_outside,
+    resolve_evaluation,
+)
 from ptychoconfig.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -191,6 +199,7 @@ def run_reconstruction(
         for job in jobs:
             with console.keeping(job.run):
                 scan = _read(job, console)
+                refuse_region_outside(scan, evaluation)
                 engine = engine or loader()
                 outcomes.append(_run(engine, job, scan, evaluation, judged, console))
         return outcomes

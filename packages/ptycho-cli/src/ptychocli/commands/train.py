@@ -23,11 +23,14 @@ from ptychocli.options import (
 from ptychoconfig.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ptychocli.rundir import RunDir
     from ptychoconfig.payloads import TrainingPayload
-    from ptychodata.backends import Backend
+    from ptychodata.backends import Backend, Preview
     from ptychodata.bundle import Bundle
-    from ptychodata.contracts import Scan
+    from ptychodata.contracts import Reconstruction, Scan
 
 __all__ = ["Trained", "app", "run_training"]
 
@@ -321,8 +324,11 @@ def _train(
 
     _announce(scans, payload, console)
     started = monotonic()
+    preview = None
+    if not console.silent:
+        preview = _previews(run.path / "preview", afresh=checkpoint is None)
     with stop_on_signal(console) as interrupt, console.progress() as report:
-        bundle = engine.train(scans, payload, run.path, report, interrupt, checkpoint)
+        bundle = engine.train(scans, payload, run.path, report, interrupt, checkpoint, preview)
     if console.silent:  # the first process writes the result
         return Trained(run.path / BUNDLE, {})
     seconds = monotonic() - started
@@ -354,6 +360,20 @@ def _train(
         "seeds": seeds,
     }
     return Trained(run.path / BUNDLE, outcome)
+
+
+def _previews(folder: Path, *, afresh: bool) -> "Preview":
+    """Draw images into ``epoch_NNN.png``; none of another run stays there."""
+    for stale in folder.glob("epoch_*.png") if afresh else ():
+        stale.unlink()
+
+    def draw(epoch: int, image: "Reconstruction") -> "NDArray[np.uint8]":
+        from ptychocli.pictures import write_both
+
+        folder.mkdir(exist_ok=True)
+        return write_both(image, f"epoch {epoch}", folder / f"epoch_{epoch:03d}.png")
+
+    return draw
 
 
 def _announce(scans: "Sequence[Scan]", payload: "TrainingPayload", console: Console) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ptychoconfig.schema.types import Duration, Positive, Section, or_with_unit
+from ptychoconfig.schema.types import Duration, Positive, Region, Section, or_with_unit
 
 __all__ = ["EvaluationConfig", "ExecutionConfig"]
 
@@ -27,6 +27,11 @@ class EvaluationConfig(Section):
     )
     report: bool = Field(
         True, description="Write `report.html`, which shows the image and what speaks for it."
+    )
+    phase_zero: Region | None = Field(
+        None,
+        description="Where the phase in pictures is zero, as a median: rows and columns "
+        "y0:y1,x0:x1 in the scan's object pixels, both ends in; default all that is shown.",
     )
     tiff: bool = Field(
         False, description="Write amplitude and phase as 32-bit float TIFF, every pixel, too."
@@ -80,6 +85,12 @@ class ExecutionConfig(Section):
     )
     checkpoint_mode: Literal["min", "max"] = Field(
         "min", description="Whether the least or the greatest figure is the best."
+    )
+    preview_every: int = Field(
+        5,
+        ge=0,
+        description="Epochs of a training from one preview image to the next, the first of them "
+        "after epoch 1; 0 for none.",
     )
     logger: Literal["csv", "tensorboard", "mlflow", "none"] = Field(
         "csv",

@@ -11,6 +11,7 @@ __all__ = [
     "NonNegative",
     "PatternSide",
     "Positive",
+    "Region",
     "Section",
     "Seed",
     "Weight",
@@ -56,6 +57,9 @@ Frames = Annotated[
     str,
     Field(pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$", examples=["3,10-20"]),
     BeforeValidator(_as_text),
+]
+Region = Annotated[
+    str, Field(pattern=r"^-?[0-9]+:-?[0-9]+,-?[0-9]+:-?[0-9]+$", examples=["10:40,20:60"])
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
