@@ -75,7 +75,7 @@ def test_a_collapse_is_told_by_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a bound that no network keeps."""
-    monkeypatch.setattr("ptychotorch.health.MIN_VARIATION", 1e9)
+    monkeypatch.setattr("ptychodata.training.health.MIN_VARIATION", 1e9)
     assert main(["simulate", "scan.npz", *map(str, SIMULATION)]) == 0
     train = ("train", "scan.npz", "--architecture", "ffno", *SIZE, *LENGTH, "--output-dir", "run")
     assert main([*map(str, train), "--on-collapse", action]) == code

@@ -12,8 +12,8 @@ from ptychoconfig.schema import ExecutionConfig, SimulationConfig
 from ptychodata.bundle import read_bundle, write_bundle
 from ptychodata.grouping import split_validation
 from ptychodata.simulate import simulate
+from ptychodata.training.batches import GroupSampler, Rows, split_scans
 from ptychotorch import device, training
-from ptychotorch.batches import GroupSampler, Rows, split_scans
 from ptychotorch.clipping import clip_gradients
 from ptychotorch.training import train
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from ptychoconfig.errors import NumericalError
 from ptychodata.contracts import Scan
+from ptychodata.training.health import RESTARTS, Figures, faults
 from ptychotorch import health, physics
 from ptychotorch.batches import Batch, GroupDataset
-from ptychotorch.health import Figures, faults, figures
+from ptychotorch.health import figures
 from ptychotorch.networks import cnn
 from ptychotorch.training import train
 
@@ -99,7 +100,7 @@ def test_each_collapse_is_told_within_the_first_epoch(how, told, run, ruined, ca
     with caplog.at_level(logging.WARNING):
         bundle = run(**TINY_CNN, **STUCK)
     assert len(bundle.history["train_loss"]) == 1
-    [record] = [r for r in caplog.records if r.name == "ptychotorch.health"]
+    [record] = [r for r in caplog.records if r.name == "ptychodata.training.health"]
     message = record.getMessage()
     assert "epoch 1" in message and "--on-collapse restart" in message
     assert re.search(told, message)
@@ -127,7 +128,7 @@ def test_restart_gives_up_at_last(run, ruined):
     built = ruined(silence)
     with pytest.raises(NumericalError, match=r"dead.*--seed"):
         run(**TINY_CNN, **STUCK, on_collapse="restart", epochs=30)
-    assert len(built) == 1 + health.RESTARTS
+    assert len(built) == 1 + RESTARTS
 
 
 def test_restart_takes_other_weights_every_time_and_the_same_in_every_run(run, ruined):
@@ -145,8 +146,8 @@ def test_restart_takes_other_weights_every_time_and_the_same_in_every_run(run, r
 def test_healthy_runs_are_left_alone_and_not_changed(network, run, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         watched = run(**network)
-    assert not [r for r in caplog.records if r.name == "ptychotorch.health"]
-    monkeypatch.setattr(health, "_is_due", lambda *place: False)
+    assert not [r for r in caplog.records if r.name == "ptychodata.training.health"]
+    monkeypatch.setattr(health, "is_due", lambda *place: False)
     alone = run(**network)
     assert all(np.array_equal(watched.weights[k], alone.weights[k]) for k in alone.weights)
 

@@ -5,9 +5,8 @@ overlapping patches of a group are merged and cut out again, and the forward mod
 patterns; the loss of every update step counts, the last one most.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import ptychoconfig
-import ptychodata
 from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import TrainingPayload
 from ptychoconfig.schema import TrainingConfig
 from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
-from ptychodata.trust import training_statistics
+from ptychodata.training.batches import GroupSampler, split_scans, validation_rows
+from ptychodata.training.outcome import trained_bundle
+from ptychodata.training.schedule import rate_factor, step_weights
 
 from . import __version__, physics
-from .batches import Batch, GroupSampler, split_scans, training_loader, validation_loader
+from .batches import Batch, make_loader
 from .checkpoints import Checkpoints, Place, identity, read_place
 from .clipping import clip_gradients
 from .compiling import compile_network
@@ -44,8 +43,6 @@ from .trainer import build_trainer, quiet_lightning
 from .weights import to_arrays
 
 __all__ = ["train"]
-
-_STEP_DISCOUNT = 0.5  # weight of a step's loss relative to the next step's
 
 
 def train(
@@ -69,7 +66,6 @@ def train(
     place = Place() if resume is None else read_place(resume, origin)
     model = _Training(network, scans, payload, place)
     epochs = payload.training.epochs_of(model.batches)
-    model.total_steps = epochs * -(-model.batches // payload.training.accumulate_grad_batches)
     table = run_dir / "metrics.csv" if payload.execution.logger != "none" else None
     progress = Reporter(report, should_stop, epochs, model.batches, table)
     callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes)]
@@ -81,7 +77,19 @@ def train(
         ends = place.epoch if place.finished else epochs
         trainer = build_trainer(payload, device, run_dir, callbacks, ends, model.validates)
         trainer.fit(model, ckpt_path=place.path)
-    return _bundle(model, scans, payload, progress.history)
+    return trained_bundle(
+        "torch",
+        scans,
+        payload,
+        weights=to_arrays(model.network),
+        probes=[probe().detach().cpu().numpy() for probe in model.probes],
+        history=progress.history,
+        versions={
+            "ptycho-torch": __version__,
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+    )
 
 
 class ProbeParameter(nn.Module):
@@ -150,7 +158,6 @@ class _Training(LightningModule):
         self.batches = GroupSampler(scans, self.kept, payload).batches
         self.validates = any(map(len, self.held_out))
         self.held_loss = Mean()
-        self.total_steps = 1
         self.started = time.monotonic()
 
     @property
@@ -173,14 +180,15 @@ class _Training(LightningModule):
         # A shorter epoch needs a loader of its own; one for all others keeps its workers.
         shorter = self.sampler.start > 0
         trainer.reload_dataloaders_every_n_epochs = int(shorter)  # type: ignore[attr-defined]
-        return training_loader(self.scans, self.sampler, self.payload)
+        return make_loader(self.scans, self.sampler, self.payload)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The held-out patterns, if there are any."""
         if not self.validates:
             return []
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        return validation_loader(self.scans, self.held_out, self.payload, rank, ranks)
+        rows = validation_rows(self.scans, self.held_out, self.payload, rank, ranks)
+        return make_loader(self.scans, rows, self.payload)
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Draw what is random in the network from (seed, epoch, batch, rank)."""
@@ -190,8 +198,8 @@ class _Training(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         losses = [self._misfit(rate, batch) for rate in self._rates(batch)]
-        discounts = [_STEP_DISCOUNT**k for k in reversed(range(len(losses)))]
-        loss: Tensor = sum(d * x for d, x in zip(discounts, losses, strict=True))  # type: ignore[assignment]
+        weights = step_weights(len(losses))
+        loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
             raise NumericalError(
                 f"expected a finite loss, found {float(loss)} at step {self.global_step}; lower "
@@ -263,13 +271,9 @@ class _Training(LightningModule):
 
     def _scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         config = self.config
-        if config.scheduler == "one-cycle":  # momentum stays as set
-            cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, config.learning_rate, self.total_steps, cycle_momentum=False
-            )
-            return {"scheduler": cycle, "interval": "step"}
         if config.scheduler != "plateau":
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor())
+            factor = rate_factor(config, self.batches, lambda: time.monotonic() - self.started)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             return {"scheduler": schedule, "interval": "step"}
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer,
@@ -279,57 +283,3 @@ class _Training(LightningModule):
             min_lr=config.plateau_min_lr,
         )
         return {"scheduler": plateau, "interval": "epoch", "monitor": self.monitor}
-
-    def _rate_factor(self) -> Callable[[int], float]:
-        """Learning rate at a step, as a fraction of the peak."""
-        config, total = self.config, self.total_steps
-        per_epoch = -(-self.batches // config.accumulate_grad_batches)
-        warmup = min(config.warmup_steps, total // 4)
-
-        def warmup_cosine(step: int) -> float:
-            done = step / total
-            if config.max_time is not None:  # a run that time will cut short anneals in time
-                done = max(done, (time.monotonic() - self.started) / config.max_time)
-            cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-            warm = min(1.0, (step + 1) / (warmup + 1))
-            return warm * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
-
-        factors: dict[str, Callable[[int], float]] = {
-            "constant": lambda step: 1.0,
-            "exponential": lambda step: config.lr_gamma ** (step // per_epoch),
-            "warmup-cosine": warmup_cosine,
-        }
-        return factors[config.scheduler]
-
-
-def _bundle(
-    model: _Training,
-    scans: Sequence[Scan],
-    payload: TrainingPayload,
-    history: Mapping[str, list[float]],
-) -> Bundle:
-    photons = np.concatenate([scan.photons for scan in scans])
-    return Bundle(
-        backend="torch",
-        config={
-            name: getattr(payload, name).model_dump(mode="json")
-            for name in ("model", "data", "training")
-        },
-        weights=to_arrays(model.network),
-        probes=tuple(probe().detach().cpu().numpy() for probe in model.probes),
-        probe_learned=payload.training.probe_trainable,
-        history=dict(history),
-        statistics={
-            "mean_photons": float(photons.mean()),
-            "n_patterns": float(len(photons)),
-            "n_scans": float(len(scans)),
-            **training_statistics(scans),
-        },
-        versions={
-            "ptycho-config": ptychoconfig.__version__,
-            "ptycho-data": ptychodata.__version__,
-            "ptycho-torch": __version__,
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
-    )

@@ -1,0 +1,1 @@
+"""What every backend decides alike when it trains a network; nothing here needs a framework."""
