@@ -20,6 +20,7 @@ from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import ModelConfig
 
 from ._base import PatternNetwork
+from ._winograd import conv3x3
 
 __all__ = ["SUMMARY", "Generator", "build"]
 
@@ -91,7 +92,7 @@ class _Convolutions(nn.Module):
         self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.relu2(self.conv2(self.relu1(self.conv1(x))))
+        y: Tensor = self.relu2(conv3x3(self.relu1(conv3x3(x, self.conv1)), self.conv2))
         return y
 
 
