@@ -160,6 +160,7 @@ def test_a_browser_shows_it_and_its_switch_works(report, tmp_path):
     run = subprocess.run(
         [
             *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             *("--virtual-time-budget=3000", "--enable-logging=stderr", "--dump-dom"),
             *(f"--user-data-dir={tmp_path / 'profile'}", checked.as_uri()),
         ],

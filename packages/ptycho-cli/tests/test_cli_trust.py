@@ -6,6 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ptychoconfig.schema import SimulationConfig
+from ptychodata import formats
+from ptychodata.grouping import hold_out_interior
+from ptychodata.results import read_solution
+from ptychodata.simulate import simulate
+
 
 @pytest.fixture
 def seeing(monkeypatch):
@@ -61,6 +67,58 @@ def test_a_constant_image_is_not_reached(trained, scan, tmp_path, ptycho):
     found = json.loads((folder / "metrics.json").read_text())["split_half_frc"]
     assert found["resolution_px"] is None
     assert found["resolution_m"] is None
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A scan with an interior."""
+    scan = simulate(SimulationConfig(N=32, n_patterns=196, overlap=0.75, noise=False))
+    formats.write(scan, tmp_path / "large.npz")
+    return tmp_path / "large.npz"
+
+
+def test_r_free_is_of_patterns_that_the_network_never_saw(
+    seeing, trained, large, tmp_path, ptycho, monkeypatch
+):
+    import ptychostub
+
+    given, infer = [], ptychostub.StubBackend.infer
+
+    def watched(self, bundle, scan, payload, report):
+        given.append(scan)
+        return infer(self, bundle, scan, payload, report)
+
+    monkeypatch.setattr(ptychostub.StubBackend, "infer", watched)
+    argv = ("infer", trained, large, "--json", "--output-dir")
+    found = ptycho(*argv, tmp_path / "r", "--split-half").json["residuals"]
+    scan = formats.read(large)
+    held = hold_out_interior(scan.positions_px, 0.05, seed=0)
+    assert len(held) >= 5
+    seen = [len(part) for part in given]
+    assert seen == [196 - len(held), 98, 98]  # halves are made of all their patterns
+    np.testing.assert_array_equal(given[0].positions_px, np.delete(scan.positions_px, held, axis=0))
+    assert found["r_free"] == pytest.approx(found["r_factor"], rel=0.2)
+    np.testing.assert_array_equal(read_solution(tmp_path / "r").held_out, held)
+    none = ptycho(*argv, tmp_path / "all", "--held-out-fraction", 0).json["residuals"]
+    assert "r_free" not in none
+
+
+def test_held_out_patterns_tell_what_the_others_do_not(seeing, trained, large, tmp_path, ptycho):
+    """Of patterns that others took the place of, R_free is worse; of all shuffled, both are."""
+    scan = formats.read(large)
+    held = hold_out_interior(scan.positions_px, 0.05, seed=0)
+    patterns = np.array(scan.diffraction)
+    swapped, shuffled = patterns.copy(), np.random.default_rng(0).permutation(patterns)
+    swapped[held] = patterns[np.roll(held, 1)]
+    found = {}
+    for name, stack in (("right", patterns), ("swapped", swapped), ("shuffled", shuffled)):
+        formats.write(replace(scan, diffraction=stack), tmp_path / f"{name}.npz")
+        argv = ("infer", trained, tmp_path / f"{name}.npz", "--output-dir", tmp_path / name)
+        found[name] = ptycho(*argv, "--json").json["residuals"]
+    assert found["swapped"]["r_factor"] == pytest.approx(found["right"]["r_factor"], rel=0.05)
+    assert found["swapped"]["r_free"] > 1.2 * found["right"]["r_free"]
+    for name in ("r_factor", "r_free", "deviance_ratio", "free_deviance_ratio"):
+        assert found["shuffled"][name] > 1.2 * found["right"][name], name
 
 
 @pytest.mark.parametrize(

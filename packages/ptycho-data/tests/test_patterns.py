@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptychoconfig.schema import SimulationConfig
 from ptychodata import patterns
 from ptychodata.patterns import LazyPatterns, blocks, mapped, rows
+from ptychodata.simulate import simulate
 
 WHOLE = np.arange(23 * 4 * 4, dtype=np.uint16).reshape(23, 4, 4)
 
@@ -85,3 +87,12 @@ def test_small_arrays_are_changed_at_once() -> None:
     assert isinstance(mapped(WHOLE, lambda block, _: block + 1), np.ndarray)
     np.testing.assert_array_equal(mapped(WHOLE, lambda block, _: block + 1), WHOLE + 1)
     assert rows(WHOLE, np.arange(23)) is WHOLE
+
+
+def test_photons_are_counted_once(monkeypatch):
+    scan = simulate(SimulationConfig(N=32, n_patterns=20))
+    index = np.array([7, 3, 11])
+    expected = scan.photons[index]
+    monkeypatch.setattr("ptychodata.contracts.intensity_sums", None)
+    np.testing.assert_array_equal(scan.subset(index).photons, expected)
+    assert scan.subset(index).with_probe(None).mean_photons == expected.mean()

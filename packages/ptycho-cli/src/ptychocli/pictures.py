@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "MOST_POINTS",
     "Shown",
     "View",
     "covered_view",
@@ -26,6 +27,9 @@ __all__ = [
     "write_convergence",
     "write_pictures",
 ]
+
+MOST_POINTS = 50_000
+"""Positions that are drawn of a scan."""
 
 _COVERED = 0.1  # of the median illumination at the probe centres
 _CONTRAST_PERCENTILES = (0.5, 99.5)

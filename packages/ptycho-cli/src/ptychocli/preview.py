@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychocli.pictures import MOST_POINTS
 from ptychodata.contracts import Scan
 from ptychodata.files import atomic_path
 from ptychodata.inspection import Inspection, probe_diameter_px
@@ -21,7 +22,6 @@ _DPI = 110
 _FINDINGS = 6
 _LINE = 125  # characters
 _DECADES = 6  # of the mean pattern
-_MOST_POINTS = 50_000
 
 
 def write_preview(scan: Scan, inspection: Inspection, path: Path) -> None:
@@ -92,7 +92,7 @@ def _draw_positions(figure: "SubFigure", axes: "Axes", scan: Scan, inspection: I
     from matplotlib.patches import Circle
 
     positions = scan.positions_px
-    every = max(1, -(-len(positions) // _MOST_POINTS))
+    every = max(1, -(-len(positions) // MOST_POINTS))
     shown = np.arange(len(positions))[::every]
     found: Any = inspection.figures["outlier_indices"]
     lone = np.array(found, dtype=np.int64)

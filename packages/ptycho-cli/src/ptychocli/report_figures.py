@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychocli.pictures import covered_view
-from ptychodata import physics
+from ptychocli.pictures import MOST_POINTS, covered_view
+from ptychodata.residuals import solution_counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +124,8 @@ def _course(figure: "Figure", curves: Mapping[str, Sequence[float]]) -> None:
 
 
 def _scan(figure: "Figure", found: "Assessment") -> None:
-    image, positions = found.reconstruction, found.scan.positions_px
+    every = -(-len(found.scan) // MOST_POINTS)
+    image, positions = found.reconstruction, found.reconstruction.positions_px[::every]
     lit, r, detector = figure.subplots(1, 3, width_ratios=(5, 5, 4))
     top, left = image.origin_yx_px - 0.5
     height, width = image.coverage.shape
@@ -132,9 +133,8 @@ def _scan(figure: "Figure", found: "Assessment") -> None:
     _image(lit, image.coverage, "coverage", "gray", extent=extent)
     lit.plot(positions[:, 1], positions[:, 0], ".", color="tab:orange", ms=1.5)
     size = float(np.clip(4e3 / len(positions), 1, 60))
-    points = r.scatter(
-        positions[:, 1], positions[:, 0], c=found.misfit.r_factors, s=size, cmap="magma"
-    )
+    r_factors = found.misfit.r_factors[::every]
+    points = r.scatter(positions[:, 1], positions[:, 0], c=r_factors, s=size, cmap="magma")
     figure.colorbar(points, ax=r, shrink=0.75)
     r.set(title="R by pattern", aspect="equal", xlim=lit.get_xlim(), ylim=lit.get_ylim())
     r.title.set_fontsize("small")
@@ -171,10 +171,9 @@ def _rings(figure: "Figure", found: "Assessment") -> None:
 
 
 def _worst(figure: "Figure", found: "Assessment") -> None:
-    image, scan = found.reconstruction, found.scan
+    scan, held_out = found.scan, set(found.solution.held_out.tolist())
     worst = np.argsort(-found.misfit.r_factors)[:_WORST]
-    positions = scan.positions_px[worst] - image.origin_yx_px
-    rate = physics.forward(image.obj, image.probe, positions, scan.background)
+    rate = solution_counts(found.solution, scan, worst)
     valid = scan.valid(worst)
     counts = scan.counts(worst) * (1.0 if valid is None else valid)
     measured, predicted = np.log10(1 + counts), np.log10(1 + rate)
@@ -185,5 +184,6 @@ def _worst(figure: "Figure", found: "Assessment") -> None:
             shown = axes.imshow(pattern, cmap="magma", vmin=0, vmax=top)
             axes.set_axis_off()
     for axes, index in zip(panels[0], worst, strict=True):
-        axes.set_title(f"{index}: R {found.misfit.r_factors[index]:.3g}", fontsize="small")
+        free = ", held out" if index in held_out else ""
+        axes.set_title(f"{index}: R {found.misfit.r_factors[index]:.3g}{free}", fontsize="small")
     figure.colorbar(shown, ax=panels.ravel().tolist(), shrink=0.7)

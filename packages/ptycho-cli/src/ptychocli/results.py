@@ -220,7 +220,7 @@ def conclude(
         from ptychocli.report import write_report
 
         write_report(found, images, records, [*run.warnings, *gates], run.path)
-    if found.solution.epochs:
+    if found.solution.epochs or found.solution.held_out.size:
         write_solution(found.solution, run.path)
     else:
         write_reconstruction(found.reconstruction, run.path)

@@ -154,7 +154,7 @@ class Scan:
 
     def subset(self, index: NDArray[np.integer[Any]]) -> "Scan":
         """The scan of the patterns ``index`` alone; every per-pattern array follows."""
-        return replace(
+        part = replace(
             self,
             diffraction=rows(self.diffraction, index),
             positions_px=self.positions_px[index],
@@ -164,6 +164,17 @@ class Scan:
                 None if self.true_positions_px is None else self.true_positions_px[index]
             ),
         )
+        return self._counted(part, index)
+
+    def with_probe(self, probe: NDArray[np.complex64] | None) -> "Scan":
+        """The same patterns with another probe, (M, N, N)."""
+        return self._counted(replace(self, probe=probe))
+
+    def _counted(self, other: "Scan", index: Index = slice(None)) -> "Scan":
+        """Hand on the photons, where they were counted: that takes a pass over the file."""
+        if "photons" in vars(self):
+            vars(other)["photons"] = self.photons[index]
+        return other
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,7 +93,7 @@ def learned_probe(scan: Scan, bundle: Bundle) -> NDArray[np.complex64] | None:
     fits = [p for p in bundle.probes if bundle.probe_learned and p.shape[-1] == scan.N]
     if len(fits) != 1:
         return None
-    return replace(scan, probe=fits[0].astype(np.complex64)).photon_probe
+    return scan.with_probe(fits[0].astype(np.complex64)).photon_probe
 
 
 def choose_probe(
@@ -138,7 +138,7 @@ def choose_probe(
     seconds = time.monotonic() - started
     if tried["r_solved"] > GAIN * tried.get("r_file", np.inf):
         return ChosenProbe("file", scan, seconds, **tried)
-    found = replace(scan, probe=solved.reconstruction.probe)
+    found = scan.with_probe(solved.reconstruction.probe)
     return ChosenProbe("solved", found, seconds, **tried)
 
 

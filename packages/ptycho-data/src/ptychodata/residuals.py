@@ -15,7 +15,14 @@ from scipy.special import gammaln
 from . import physics
 from .contracts import Scan, Solution
 
-__all__ = ["Misfit", "misfit", "poisson_amplitude_error", "residuals", "solution_misfit"]
+__all__ = [
+    "Misfit",
+    "misfit",
+    "poisson_amplitude_error",
+    "residuals",
+    "solution_counts",
+    "solution_misfit",
+]
 
 Real = NDArray[np.float64]
 
@@ -78,19 +85,24 @@ def solution_misfit(solution: Solution, scan: Scan) -> Misfit:
     """Compare the patterns with what all that a solver fitted implies, in batches.
 
     ``residuals`` are those of the patterns that it worked on; ``r_free`` is R of those that it
-    held out, if there are any.
+    held out, if there are any, and ``free_deviance_ratio`` their deviance over its expectation.
     """
-    sums, detector = _compared(lambda part: _fitted_rate(solution, scan, part), scan)
+    sums, detector = _compared(lambda part: solution_counts(solution, scan, part), scan)
     held = np.zeros(len(scan), dtype=np.bool_)
     held[solution.held_out] = True
     found = _summary(sums[~held], scan)
     if held.any():
-        found["r_free"] = _summary(sums[held], scan)["r_factor"]
+        free = _summary(sums[held], scan)
+        found["r_free"] = free["r_factor"]
+        if scan.has_dose:
+            found["free_deviance_ratio"] = free["deviance_ratio"]
     return Misfit(_r_factors(sums), detector, found)
 
 
-def _fitted_rate(solution: Solution, scan: Scan, part: slice) -> NDArray[Any]:
-    """Expected counts of some patterns, with every correction."""
+def solution_counts(
+    solution: Solution, scan: Scan, part: slice | NDArray[np.integer[Any]]
+) -> NDArray[Any]:
+    """Expected counts of some patterns, (B, N, N), with every correction that was fitted."""
     image = solution.reconstruction
     pixel, fraction = physics.split_positions(image.positions_px[part] - image.origin_yx_px)
     probe = physics.shift_probe(image.probe, fraction)

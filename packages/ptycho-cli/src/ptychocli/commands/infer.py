@@ -184,7 +184,8 @@ def _reconstruct(
     refuse_region_outside(scan, settled.evaluation)
     engine = load_backend(backend)
     run.begin()
-    made = _make(engine, settled, scan, console)
+    fraction = settled.network.inference.held_out_fraction
+    made = _make(engine, settled, scan, fraction, console)
     found = _assess(made, engine, settled, scan, console)
     trained = {"path": str(bundle_path), "trained_with": settled.bundle.versions}
     origin = provenance([path], backend=backend, bundle=trained)
@@ -195,18 +196,35 @@ def _reconstruct(
     return {"scan": str(path), **outcome}
 
 
-def _make(engine: "Backend", settled: _Settled, scan: "Scan", console: Console) -> _Made:
-    """Choose the probe, apply the network, and refine its image if that is asked for."""
-    from ptychodata.contracts import Solution
+def _make(
+    engine: "Backend", settled: _Settled, scan: "Scan", held_out: float, console: Console
+) -> _Made:
+    """Choose the probe, apply the network, and refine its image if that is asked for.
 
-    scan, network, chosen = _settle_probe(engine, settled, scan, console)
+    Args:
+        engine: what computes.
+        settled: bundle and settings.
+        scan: the patterns.
+        held_out: share of the interior ones that neither probe nor image is to see.
+        console: where to say what happens.
+    """
+    import numpy as np
+
+    from ptychodata.contracts import Solution
+    from ptychodata.grouping import hold_out_interior
+
+    held = hold_out_interior(scan.positions_px, held_out, seed=0)
+    kept = scan.subset(np.setdiff1d(np.arange(len(scan)), held))
+    kept, network, chosen = _settle_probe(engine, settled, kept, console)
     started = monotonic()
     with console.progress() as report:
-        image = engine.infer(settled.bundle, scan, network, report)
+        image = engine.infer(settled.bundle, kept, network, report)
+    image = replace(image, positions_px=scan.positions_px)
     if chosen.get("source") == "solved":
         image = replace(image, probe_source="solved")
     figures: dict[str, Any] = {"probe_choice": chosen} if chosen else {}
-    made = _Made(Solution(image), scan, monotonic() - started, figures)
+    solution = Solution(image, held_out=held)
+    made = _Made(solution, scan.with_probe(kept.probe), monotonic() - started, figures)
     return _refine(engine, settled, made, console) if network.inference.refine else made
 
 
@@ -229,7 +247,7 @@ def _settle_probe(
 def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console) -> _Made:
     """Polish the network's image; its own figures are kept beside those of the outcome.
 
-    No pattern is held out: the network has seen them all.
+    The patterns that the network has not seen stay unseen.
     """
     from ptychocli.solving import solve
     from ptychodata.residuals import solution_misfit
@@ -255,12 +273,11 @@ def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console)
 def _assess(
     made: _Made, engine: "Backend", settled: _Settled, scan: "Scan", console: Console
 ) -> Assessment:
-    """Judge the image; halves are made wholly apart, from the probe of the file on."""
+    """Judge the image; halves are made apart from the file's probe on, of all their patterns."""
 
     def again(half: "Scan") -> "Reconstruction":
-        return _make(
-            engine, settled, replace(half, probe=scan.probe), console
-        ).solution.reconstruction
+        half = half.with_probe(scan.probe)
+        return _make(engine, settled, half, 0.0, console).solution.reconstruction
 
     found = assess(
         *(made.solution, made.scan, settled.evaluation),

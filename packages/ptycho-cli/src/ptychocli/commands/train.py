@@ -304,7 +304,7 @@ def _kept_probes(scans: "Sequence[Scan]", path: Path) -> "tuple[list[Scan], list
         chosen = parse_json(str(source.array("chosen")[()]))
         found = {int(key): np.array(source.array(key)) for key in source.members if key.isdecimal()}
     return [
-        replace(scan, probe=found[n]) if n in found else scan for n, scan in enumerate(scans)
+        scan.with_probe(found[n]) if n in found else scan for n, scan in enumerate(scans)
     ], chosen
 
 

@@ -230,6 +230,11 @@ class InferenceConfig(Section):
         "one that the solver finds first (`auto` takes the learned one where there is one for this "
         "N, else solves where the file's does not explain the patterns).",
     )
+    held_out_fraction: Fraction = Field(
+        0.05,
+        description="Share of the interior patterns that the image is made without, to measure "
+        "R_free on.",
+    )
     refine: int = Field(
         0, ge=0, description="Passes of the solver that polish the network's image; 0 for none."
     )
