@@ -62,6 +62,15 @@ def shuffled(scan: Scan) -> Scan:
     return replace(scan, positions_px=scan.positions_px[order])
 
 
+def lagging(by: int) -> Callable[[Scan], Scan]:
+    """Take each pattern to the position of the one that many frames later."""
+
+    def lag(scan: Scan) -> Scan:
+        return replace(scan, diffraction=np.roll(scan.diffraction[:], by, axis=0))
+
+    return lag
+
+
 def metres(scan: Scan) -> Scan:
     """Give positions in metres, at 10 nm a pixel, for pixels."""
     return replace(scan, positions_px=scan.positions_px * 1e-8)
@@ -87,6 +96,8 @@ BROKEN: dict[str, tuple[Callable[[Scan], Scan], str]] = {
     "counts passed as amplitude": (other_domain, "domain"),
     "one outlier position": (outlier, "outlier-positions"),
     "positions shuffled": (shuffled, "shuffled-positions"),
+    "patterns one frame late": (lagging(1), "frame-lag"),
+    "patterns one frame early": (lagging(-1), "frame-lag"),
     "metres given as pixels": (metres, "one-position"),
     "a probe 1000 times too weak, trusted": (thousandfold, "power-mismatch"),
 }

@@ -146,7 +146,7 @@ def test_amplitude_and_counts_give_the_same_figures(scan: Scan) -> None:
 
 def test_chunks_do_not_matter(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = check(scan).as_dict()
-    monkeypatch.setattr("ptychodata.inspection.survey._CHUNK_BYTES", 1)
+    monkeypatch.setattr("ptychodata.survey.CHUNK_BYTES", 1)
     assert check(scan).as_dict() == whole
 
 
@@ -354,7 +354,7 @@ def test_patterns_are_never_read_whole(scan: Scan) -> None:
 
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr("ptychodata.inspection.survey._CHUNK_BYTES", 8 * N * N * 7)
+        patch.setattr("ptychodata.survey.CHUNK_BYTES", 8 * N * N * 7)
         patch.setattr("ptychodata.inspection.domain._PATTERNS", 16)
         found = inspect_scan(replace(scan, diffraction=cast(Any, OnDisk())))
     assert found.figures["photons_mean"] == pytest.approx(check(scan).figures["photons_mean"])

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
-from ptychodata.patterns import Patterns, blocks, rows
+from ptychodata.patterns import Patterns, rows
+from ptychodata.survey import Domain, Survey, survey_patterns
 
-__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan", "Solution", "intensity_sums"]
+__all__ = ["Domain", "ProbePower", "Reconstruction", "Scan", "Solution"]
 
-Domain = Literal["counts", "amplitude"]
 ProbePower = Literal["absolute", "relative"]
 Index = slice | Sequence[int] | NDArray[np.integer[Any]]
 
@@ -118,12 +118,14 @@ class Scan:
         return self.mask[index] if self.mask is not None and self.mask.ndim == 3 else self.mask
 
     @cached_property
+    def survey(self) -> Survey:
+        """Sums and extremes of the patterns, in their own unit; known once the file is read."""
+        return survey_patterns(self.diffraction, self.mask, self.domain)
+
+    @cached_property
     def photons(self) -> NDArray[np.float64]:
         """Σ counts over the valid pixels of each pattern: (P,) float64."""
-        total = np.empty(len(self), dtype=np.float64)
-        for part, block in blocks(self.diffraction):
-            total[part] = intensity_sums(block, self.valid(part), self.domain)
-        return total * (self.intensity_scale or 1.0) ** 2
+        return self.survey.intensity * (self.intensity_scale or 1.0) ** 2
 
     @cached_property
     def mean_photons(self) -> float:
@@ -172,7 +174,7 @@ class Scan:
 
     def _counted(self, other: "Scan", index: Index = slice(None)) -> "Scan":
         """Hand on the photons, where they were counted: that takes a pass over the file."""
-        if "photons" in vars(self):
+        if vars(self).keys() & {"photons", "survey"}:
             vars(other)["photons"] = self.photons[index]
         return other
 
@@ -238,28 +240,6 @@ class Solution:
         """(M,) share of each probe mode in Σ|P|²."""
         power = np.sum(np.abs(self.reconstruction.probe.astype(np.complex128)) ** 2, axis=(1, 2))
         return np.asarray(power / power.sum())
-
-
-def intensity_sums(
-    patterns: NDArray[Any], valid: NDArray[np.bool_] | None, domain: Domain
-) -> NDArray[np.float64]:
-    """Σ of intensity over the valid pixels of each pattern, in the patterns' own unit.
-
-    Args:
-        patterns: (B, N, N) in ``domain``.
-        valid: (N, N) or (B, N, N), True = valid; None = all.
-        domain: what ``patterns`` hold.
-
-    Returns:
-        (B,) float64.
-    """
-    if domain == "amplitude":
-        patterns = np.square(patterns, dtype=np.float64)
-    flat = patterns.reshape(len(patterns), -1)
-    if valid is None:
-        return np.asarray(flat.sum(axis=1, dtype=np.float64))
-    chosen = np.broadcast_to(valid, patterns.shape).reshape(flat.shape)
-    return np.asarray(flat.sum(axis=1, dtype=np.float64, where=chosen))
 
 
 def _validate(scan: Scan) -> None:

@@ -18,6 +18,9 @@ EAGER_BYTES = 2**28
 BLOCK_BYTES = 2**25
 """Size of a block that is read at once."""
 
+_SPARSE = 4
+"""A part of a block that is smaller by this factor is read alone."""
+
 Load = Callable[[int, int], NDArray[Any]]
 Step = Callable[[NDArray[Any], slice], NDArray[Any]]
 
@@ -96,9 +99,15 @@ class LazyPatterns:
         flat = (numbers % count).ravel()
         found = np.empty((len(flat), *self.shape[1:]), self.dtype)
         for block in np.unique(flat // self.step):
-            chosen = flat // self.step == block
-            at, content = self._block_of(int(block) * self.step)
-            found[chosen] = content[flat[chosen] - at]
+            chosen = np.flatnonzero(flat // self.step == block)
+            start, stop = int(flat[chosen].min()), int(flat[chosen].max()) + 1
+            if (self._block is not None and self._block[0] == block * self.step) or (
+                _SPARSE * (stop - start) > self.step
+            ):
+                start, content = self._block_of(start)
+            else:
+                content = self._load(start, stop)
+            found[chosen] = content[flat[chosen] - start]
         return found.reshape(*numbers.shape, *self.shape[1:])
 
     def _block_of(self, number: int) -> tuple[int, NDArray[Any]]:

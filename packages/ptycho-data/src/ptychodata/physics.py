@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 __all__ = [
     "EPSILON",
@@ -76,12 +77,12 @@ def far_field(exit_wave: Complex) -> Complex:
 
     Shape (…, N, N) in and out; Σ|ψ|² = Σ|exit wave|² (Parseval).
     """
-    return _centred(np.fft.fft2, exit_wave)
+    return _centred(fft.fft2, exit_wave)
 
 
 def inverse_far_field(wave: Complex) -> Complex:
     """Propagate back: the inverse, and adjoint, of ``far_field``. Shape (…, N, N)."""
-    return _centred(np.fft.ifft2, wave)
+    return _centred(fft.ifft2, wave)
 
 
 def _centred(transform: Any, wave: Complex) -> Complex:
@@ -121,9 +122,7 @@ def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
     Returns:
         (B, M, N, N) shifted modes.
     """
-    return np.asarray(
-        np.fft.ifft2(np.fft.fft2(probe)[None] * shift_ramp(fraction_px, len(probe[0])))
-    )
+    return np.asarray(fft.ifft2(fft.fft2(probe)[None] * shift_ramp(fraction_px, len(probe[0]))))
 
 
 def shift_object(patches: Complex, shift_px: Real) -> Complex:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
-from ptychodata.contracts import Domain, ProbePower, Scan, intensity_sums
+from ptychodata.contracts import Domain, ProbePower, Scan
 from ptychodata.formats.adjust import adjust
 from ptychodata.formats.units import object_pixel_m
 from ptychodata.patterns import Patterns, blocks, mapped
+from ptychodata.survey import CHUNK_BYTES, Survey
 
 if TYPE_CHECKING:
     from ptychoconfig.schema import DataConfig
@@ -23,8 +24,6 @@ __all__ = ["DOSE_TOLERANCE", "Recorded", "object_pixel_m", "to_scan"]
 
 DOSE_TOLERANCE = 0.01
 """Relative difference up to which two records of the dose agree."""
-
-_CHUNK_BYTES = 2**20  # stays in the cache
 
 
 @dataclass(eq=False)
@@ -85,8 +84,8 @@ def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan
     _check_frame(recorded)
     geometry = _geometry(recorded, recorded.diffraction.shape[-1])
     positions = _positions(recorded, geometry)
-    patterns, sums = _checked(recorded, _plain(recorded.diffraction), domain)
-    scale = _intensity_scale(recorded, options, domain, float(sums.mean()))
+    patterns, survey = _checked(recorded, _plain(recorded.diffraction), domain)
+    scale = _intensity_scale(recorded, options, domain, float(survey.intensity.mean()))
     scan = Scan(
         diffraction=patterns,
         positions_px=positions,
@@ -105,7 +104,7 @@ def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan
         notes=tuple(dict.fromkeys((*recorded.stored_notes, *recorded.notes))),
         provenance=recorded.provenance,
     )
-    scan.__dict__["photons"] = sums * (scale or 1.0) ** 2  # known now: spares reading them again
+    scan.__dict__["survey"] = survey  # known now: spares reading the patterns again
     return scan
 
 
@@ -183,19 +182,17 @@ def _single(block: NDArray[Any], _: slice) -> NDArray[np.float32]:
         return block.astype(np.float32)
 
 
-def _checked(
-    recorded: Recorded, patterns: Patterns, domain: Domain
-) -> tuple[Patterns, NDArray[np.float64]]:
-    """Patterns that are finite and ≥ 0, and Σ of intensity of each, (P,), in the file's unit."""
-    sums, hidden = np.empty(len(patterns)), 0
-    for part, block in blocks(patterns, _CHUNK_BYTES):
+def _checked(recorded: Recorded, patterns: Patterns, domain: Domain) -> tuple[Patterns, Survey]:
+    """Patterns that are finite and ≥ 0, and what one look at each of them found."""
+    survey, hidden = Survey(patterns.shape, domain), 0
+    for part, block in blocks(patterns, CHUNK_BYTES):
         mask = recorded.mask
         valid = mask[part] if mask is not None and mask.ndim == 3 else mask
         if block.dtype.kind != "u" and not (block.min() >= 0 and block.max() < np.inf):  # or NaN
             hidden += _masked_values(recorded, block, valid, part.start)
             block = _without_bad(block, part)
-        sums[part] = intensity_sums(block, valid, domain)
-    if not sums.sum() > 0:
+        survey.add(part, block, valid)
+    if not survey.intensity.sum() > 0:
         raise DataError(
             f"{recorded.where}: key {recorded.key!r}: expected photons in some pattern, found "
             "only zeros; check how the file was written"
@@ -203,7 +200,7 @@ def _checked(
     if hidden:
         recorded.notes.append(f"{hidden} masked values, NaN or negative, were set to 0.")
         patterns = mapped(patterns, _without_bad)
-    return patterns, sums
+    return patterns, survey
 
 
 def _masked_values(

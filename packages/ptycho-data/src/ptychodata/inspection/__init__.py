@@ -13,10 +13,11 @@ P_m the probe modes and r the positions:
 - *power ratio*: Σ|P|² as the file gives it / mean of Σ I per pattern.
 - *DC offset*: from ``[N//2, N//2]`` to the circular mean of the mean pattern, whose coordinate
   along y is N/2π · arg Σ Ī e^{2πi y/N}; it finds a pattern with DC in the corner too.
-- *dead pixel*: zero in every pattern, where the median of the 5×5 neighbourhood is above zero so
+- *mean pattern*, *dead* and *hot pixels*: from at most 4096 patterns, drawn in runs of 16.
+- *dead pixel*: zero in each of them, where the median of the 5×5 neighbourhood is above zero so
   often that this happens by chance once in a million; told from 20 patterns on.
-- *hot pixel*: sum over the scan above ten times the median of its 5×5 neighbourhood, outside the
-  central N/4 where the direct beam is.
+- *hot pixel*: mean above ten times the median of its 5×5 neighbourhood, outside the central N/4
+  where the direct beam is.
 - *saturated value*: the largest of the file, if it is the limit of its integer dtype or, above
   255, is reached in more than one pattern in a hundred (and five times).
 - *outlier position*: one further from its nearest neighbour than ten robust standard deviations
@@ -25,7 +26,8 @@ P_m the probe modes and r the positions:
 - *quantum*, *orientation*: in ``inspection.domain`` and ``inspection.orientation``.
 
 A finding is an *error* where training would be meaningless, a *warning* where the result will
-suffer, an *info* otherwise.  The patterns are read in chunks.
+suffer, an *info* otherwise.  Whatever is said of all patterns comes from a look at every one, made
+once, while the file is read (``ptychodata.survey``).
 """
 
 from .checks import (

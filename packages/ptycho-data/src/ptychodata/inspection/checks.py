@@ -12,7 +12,6 @@ from ptychodata.contracts import Scan
 from .geometry import nearest_px, probe_diameter_px, probe_intensity
 from .orientation import CLASSES, DECISIVE, Orientation, find_orientation
 from .report import Finding, Severity
-from .survey import survey_patterns
 
 __all__ = ["check_orientation", "check_position_unit", "check_power", "orientation_findings"]
 
@@ -20,16 +19,11 @@ _ABSURD_POWER = 0.02
 """Ratio, either way round, of a probe's power to the patterns' that no object explains."""
 
 
-def check_power(scan: Scan, mean_photons: float | None = None) -> Finding | None:
-    """Compare the probe's power with the patterns'.
-
-    Args:
-        scan: the scan.
-        mean_photons: mean of Σ I per pattern if it is known already; None reads the patterns.
-    """
+def check_power(scan: Scan) -> Finding | None:
+    """Compare the probe's power with the patterns'."""
     if scan.probe is None:
         return None
-    mean = scan.mean_photons if mean_photons is None else mean_photons
+    mean = scan.mean_photons
     power = float(probe_intensity(scan.probe).sum())
     if not (mean > 0 and power > 0):
         return None
@@ -96,10 +90,9 @@ def _one_position(scan: Scan, extent: float) -> Finding:
 def check_orientation(scan: Scan) -> tuple[Finding, ...]:
     """Find patterns or axes that are flipped or swapped, and positions of other patterns.
 
-    Reads the patterns once, and takes a few seconds more.
+    Takes a few seconds.
     """
-    deflection = np.array(survey_patterns(scan).deflection_px)
-    return tuple(orientation_findings(find_orientation(scan, deflection)))
+    return tuple(orientation_findings(find_orientation(scan)))
 
 
 def orientation_findings(found: Orientation) -> Iterator[Finding]:
@@ -107,7 +100,21 @@ def orientation_findings(found: Orientation) -> Iterator[Finding]:
     if found.reason:
         return
     evidence = _evidence(found)
-    if found.belongs is False:
+    if found.lag:
+        which, ends = (
+            ("after", ("first", "last")) if found.lag > 0 else ("before", ("last", "first"))
+        )
+        yield Finding(
+            "frame-lag",
+            "error",
+            f"the pattern {which} each explains its position better: residual "
+            f"{found.lag_residuals[found.lag]:.3f} so, {min(found.residuals.values()):.3f} as "
+            "recorded",
+            f"frames and positions were saved one apart: leave out the {ends[0]} pattern and the "
+            f"{ends[1]} position",
+            evidence,
+        )
+    elif found.belongs is False:
         yield Finding(
             "shuffled-positions",
             "error",
@@ -143,6 +150,7 @@ def _evidence(found: Orientation) -> dict[str, object]:
         "fixed_residuals": found.fixed_residuals,
         "nearer": " ".join(found.nearer) or "as recorded",
         "nearer_margin": found.nearer_margin,
+        "lag_residuals": {str(lag): value for lag, value in found.lag_residuals.items()},
         "n_patterns": found.n_patterns,
     }
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from ptychodata.contracts import Scan
 
 from .checks import check_position_unit, check_power, orientation_findings
@@ -13,7 +11,6 @@ from .figures import figures_of
 from .findings import domain_findings, geometry_findings, value_findings
 from .orientation import Orientation, find_orientation
 from .report import Finding, Inspection
-from .survey import survey_patterns
 
 __all__ = ["inspect_scan"]
 
@@ -31,21 +28,17 @@ def inspect_scan(scan: Scan, *, orientation: bool = True) -> Inspection:
         orientation: whether to test how patterns and positions lie to each other, which takes a
             few seconds.
     """
-    survey = survey_patterns(scan)
-    figures = figures_of(scan, survey)
+    survey = scan.survey
+    figures = figures_of(scan)
     marks = domain_evidence(scan)
     figures["quantised"] = marks.quantised or "none"
     figures["quantum"] = marks.unit
     found = [*value_findings(scan, figures), *geometry_findings(scan, figures)]
     found += domain_findings(scan, marks, whole=survey.whole)
-    found += _given(check_power(scan, survey.mean_photons), check_position_unit(scan))
+    found += _given(check_power(scan), check_position_unit(scan))
     if orientation:
         blind = [item.name for item in found if item.severity == "error" and item.name in _BLINDING]
-        tested = (
-            Orientation(reason=f"after {blind[0]}")
-            if blind
-            else find_orientation(scan, np.array(survey.deflection_px))
-        )
+        tested = Orientation(reason=f"after {blind[0]}") if blind else find_orientation(scan)
         figures |= _orientation_figures(tested)
         found += orientation_findings(tested)
     order = {"error": 0, "warning": 1, "info": 2}
@@ -53,8 +46,8 @@ def inspect_scan(scan: Scan, *, orientation: bool = True) -> Inspection:
         scan.name,
         figures,
         tuple(sorted(found, key=lambda item: order[item.severity])),
-        survey.mean_pattern,
-        np.array(survey.photons),
+        survey.mean_pattern * (scan.intensity_scale or 1.0) ** 2,
+        scan.photons,
     )
 
 
@@ -70,6 +63,7 @@ def _orientation_figures(tested: Orientation) -> dict[str, Any]:
         "orientation_margin": tested.margin,
         "orientation_residuals": dict(tested.residuals),
         "drawn_residual": tested.drawn_residual,
+        "frame_lag": tested.lag,
         "circulation": dict(tested.circulation),
         "half_turn": half,
     }

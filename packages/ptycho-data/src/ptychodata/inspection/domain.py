@@ -87,16 +87,18 @@ def _whole(steps: NDArray[np.float64]) -> bool:
 
 
 def _outer_power(values: NDArray[np.float32]) -> dict[Literal["counts", "amplitude"], float]:
+    from scipy import fft
+
     side = values.shape[-1]
-    offset = np.fft.fftfreq(side) * side
-    radius = np.hypot(offset[:, None], offset)
+    radius = side * np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side))
+    twice = np.where(np.arange(side // 2 + 1) % (side // 2), 2, 1)  # the half that rfft2 omits
     found: dict[Literal["counts", "amplitude"], float] = {}
     for domain in ("counts", "amplitude"):
-        power = np.zeros((side, side))
+        power = np.zeros(radius.shape)
         for pattern in values:
             intensity = pattern if domain == "counts" else pattern**2
-            spectrum = np.fft.fft2(intensity / max(1e-30, float(intensity.mean())))
-            power += spectrum.real**2 + spectrum.imag**2
+            spectrum = fft.rfft2(intensity / max(1e-30, float(intensity.mean())))
+            power += twice * (spectrum.real**2 + spectrum.imag**2)
         rest = float(power[radius > 0].sum())
         found[domain] = float(power[radius > _OUTER * side].sum()) / rest if rest > 0 else 0.0
     return found

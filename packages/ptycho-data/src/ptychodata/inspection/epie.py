@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from ptychodata import physics
 
@@ -69,11 +70,10 @@ def fit(
     pixel = pixel - pixel.min(axis=0) + side // 2
     height, width = (pixel.max(axis=0) + side // 2).tolist()
     state = _State(np.ones((height, width), np.complex64), probe.astype(np.complex64))
-    k = np.fft.fftfreq(side)
-    phase = fraction[:, 0, None, None] * k[:, None] + fraction[:, 1, None, None] * k
-    ramp = np.exp(-2j * np.pi * phase)[:, None].astype(np.complex64)  # (B, 1, N, N)
-    amplitude = np.sqrt(counts)
+    ramp = physics.shift_ramp(fraction, side).astype(np.complex64)
+    amplitude = fft.ifftshift(np.sqrt(counts), axes=(-2, -1))
     weight = np.broadcast_to(np.float32(1) if valid is None else valid, counts.shape)
+    weight = fft.ifftshift(weight, axes=(-2, -1))
     rng = np.random.default_rng(seed)
     residual = np.zeros(len(counts))
     for number in range(passes):
@@ -100,20 +100,21 @@ class _State:
         refine: bool,
     ) -> NDArray[np.float64]:
         """Update from a batch; give Σ w|√I − √λ| of each pattern before it."""
-        shifted = np.fft.ifft2(np.fft.fft2(self.probe)[None] * ramp)
+        shifted = fft.ifft2(fft.fft2(self.probe)[None] * ramp)
         patches = physics.extract(self.obj, pixel, self.probe.shape[-1])
-        waves = physics.far_field(physics.exit_waves(shifted, patches))
+        # the shifts of ``physics.far_field``, left out, only turn signs, and turn them back
+        waves = fft.fft2(physics.exit_waves(shifted, patches), norm="ortho")
         modelled = np.sqrt(physics.intensity(waves))
         floor = np.float32(np.sqrt(physics.EPSILON))
         factor = weight * (amplitude / (modelled + floor) - 1)
-        change = physics.inverse_far_field(waves * factor[:, None])
+        change = fft.ifft2(waves * factor[:, None], norm="ortho")
         shape = self.obj.shape
         lit = physics.assemble(physics.coverage(shifted), pixel, (shape[0], shape[1]))
         step = physics.assemble(
             np.sum(shifted.conj() * change, axis=1), pixel, (shape[0], shape[1])
         )
         if refine:
-            back = np.fft.ifft2(np.fft.fft2(patches.conj()[:, None] * change) * ramp.conj())
+            back = fft.ifft2(fft.fft2(patches.conj()[:, None] * change) * ramp.conj())
             self.probe = self.probe + _damped(back.sum(axis=0), np.sum(np.abs(patches) ** 2, 0))
         self.obj = self.obj + np.float32(_STEP) * _damped(step, lit)
         return np.asarray(np.sum(weight * np.abs(modelled - amplitude), axis=(1, 2)), np.float64)

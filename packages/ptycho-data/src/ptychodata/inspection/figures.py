@@ -1,4 +1,4 @@
-"""The figures of a scan, from a survey of its patterns, its positions and its probe."""
+"""The figures of a scan, from the survey of its patterns, its positions and its probe."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ptychodata.contracts import Scan
 from ptychodata.grouping import group_indices
+from ptychodata.survey import Survey
 
 from .geometry import (
     expected_pixel_m,
@@ -17,7 +18,6 @@ from .geometry import (
     probe_intensity,
 )
 from .overlap import overlap_metrics
-from .survey import Survey
 
 __all__ = ["figures_of"]
 
@@ -28,24 +28,24 @@ _GROUP_NEIGHBORS = 4
 _FALLBACK_DIAMETER = 0.6  # of N
 
 
-def figures_of(scan: Scan, survey: Survey) -> dict[str, Any]:
+def figures_of(scan: Scan) -> dict[str, Any]:
     """Everything measured that needs no model; definitions in ``ptychodata.inspection``."""
     figures = {
-        **_pattern_figures(scan, survey),
+        **_pattern_figures(scan),
         **_position_figures(scan),
-        **_probe_figures(scan, survey.mean_photons),
+        **_probe_figures(scan),
     }
     figures["median_overlap"] = 1 - figures["median_step_px"] / figures["probe_diameter_px"]
     figures["overlap"] = _overlap(scan)
     return figures
 
 
-def _pattern_figures(scan: Scan, survey: Survey) -> dict[str, Any]:
-    side, photons = scan.N, np.array(survey.photons)
-    dead, hot = _odd_pixels(survey, len(scan))
+def _pattern_figures(scan: Scan) -> dict[str, Any]:
+    survey, photons = scan.survey, scan.photons
+    dead, hot = _odd_pixels(survey)
     return {
         "n_patterns": len(scan),
-        "N": side,
+        "N": scan.N,
         "axes": "pattern, y, x",
         "dtype": str(scan.diffraction.dtype),
         "domain": scan.domain,
@@ -60,12 +60,12 @@ def _pattern_figures(scan: Scan, survey: Survey) -> dict[str, Any]:
         "nan_values": survey.not_finite,
         "negative_values": survey.negative,
         "whole_numbers": survey.whole,
-        "masked_fraction": 1 - float(survey.looked.sum()) / (len(scan) * side**2),
+        "masked_fraction": 0.0 if scan.mask is None else 1 - float(scan.mask.mean()),
         "dead_pixels": len(dead),
         "dead_pixels_yx": dead[:20].tolist(),
         "hot_pixels": len(hot),
         "hot_pixels_yx": hot[:20].tolist(),
-        "dc_offset_px": _dc_offset(survey.total),
+        "dc_offset_px": _dc_offset(survey.profiles),
     }
 
 
@@ -76,11 +76,11 @@ def _is_saturated(scan: Scan, survey: Survey) -> bool:
     return survey.largest > 255 and survey.at_largest >= max(5, 0.01 * len(scan))
 
 
-def _odd_pixels(survey: Survey, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _odd_pixels(survey: Survey) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Dead and hot pixels, (K, 2) [y, x] each; masked ones are neither."""
     from scipy.ndimage import median_filter
 
-    looked = survey.looked > 0
+    looked, count = survey.looked > 0, np.count_nonzero(survey.drawn)
     rate = np.where(looked, survey.seen / np.maximum(survey.looked, 1), 0)
     likely = median_filter(rate, 5, mode="nearest") > 1 - 10 ** (-6 / count)
     dead = looked & (survey.seen == 0) & likely & (count >= _ENOUGH_PATTERNS)
@@ -93,14 +93,15 @@ def _odd_pixels(survey: Survey, count: int) -> tuple[NDArray[np.intp], NDArray[n
     return np.argwhere(dead), np.argwhere(hot)
 
 
-def _dc_offset(total: NDArray[np.float64]) -> list[float]:
-    """Offset (y, x) of the circular mean from [N//2, N//2], in [−N/2, N/2) pixels."""
-    side = len(total)
+def _dc_offset(profiles: NDArray[np.float64]) -> list[float]:
+    """Offset (y, x) of the circular mean from [N//2, N//2], in [−N/2, N/2) pixels.
+
+    Args:
+        profiles: (2, N) power by row and by column.
+    """
+    side = profiles.shape[1]
     turn = np.exp(2j * np.pi * (np.arange(side) - side // 2) / side)
-    return [
-        float(side / (2 * np.pi) * np.angle((total.sum(axis=1 - axis) * turn).sum()))
-        for axis in (0, 1)
-    ]
+    return [float(side / (2 * np.pi) * np.angle(power @ turn)) for power in profiles]
 
 
 def _position_figures(scan: Scan) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _position_figures(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _probe_figures(scan: Scan, mean_photons: float) -> dict[str, Any]:
+def _probe_figures(scan: Scan) -> dict[str, Any]:
     found: dict[str, Any] = {
         "probe_modes": 0 if scan.probe is None else len(scan.probe),
         "probe_power": scan.probe_power,
@@ -139,7 +140,7 @@ def _probe_figures(scan: Scan, mean_photons: float) -> dict[str, Any]:
     return found | {
         "probe_diameter_px": probe_diameter_px(scan.probe),
         "probe_fwhm_px": fwhm_px(scan.probe),
-        "power_ratio": total / mean_photons if mean_photons > 0 else _NAN,
+        "power_ratio": total / scan.mean_photons if scan.mean_photons > 0 else _NAN,
         "probe_border_power": float(1 - inside / total) if total > 0 else _NAN,
     }
 

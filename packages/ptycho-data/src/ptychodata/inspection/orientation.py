@@ -17,6 +17,10 @@ Two tests, on the same classes:
   right class.  The root mean square over all triangles of neighbours, over that with the patterns
   drawn anew; free of any fit, but with smaller margins.
 
+The fit also tells frames that lag: the patterns before and after each, at its position, in the
+class as recorded and in the likeliest.  In a raster whose rows all run one way such a lag only
+moves the image, and is neither seen nor harmful.
+
 Flags are applied in this order: ``--transpose``, then ``--flip-y``, ``--flip-x``; ``--swap-xy``,
 then ``--negate-y``, ``--negate-x``.
 """
@@ -96,6 +100,8 @@ class Orientation:
         nearer: the flags, of the two that turn patterns into the likeliest class, that fit better
             when starting from the probe of the file.
         nearer_margin: residual of the other two over theirs.
+        lag: pattern i + lag belongs to position i; 0 unless −1 or 1 explain the patterns better.
+        lag_residuals: lag → residual, of −1 and 1.
         n_patterns: patterns that were fitted.
         reason: why nothing could be tested; empty if it was.
     """
@@ -111,6 +117,8 @@ class Orientation:
     fixed_residuals: dict[str, float] = field(default_factory=dict)
     nearer: Flags = ()
     nearer_margin: float = float("nan")
+    lag: int = 0
+    lag_residuals: dict[int, float] = field(default_factory=dict)
     n_patterns: int = 0
     reason: str = ""
 
@@ -128,14 +136,13 @@ def reoriented(flags: Flags, patterns: NDArray[Any], positions: Real) -> tuple[N
     return patterns, positions * signs
 
 
-def find_orientation(scan: Scan, deflection_px: Real) -> Orientation:
+def find_orientation(scan: Scan) -> Orientation:
     """Tell which of the four classes a scan is in, and whether pattern i belongs to position i.
 
     Takes a few seconds, and the memory of 128 cropped patterns.
 
     Args:
         scan: with DC in the centre of its patterns.
-        deflection_px: (P, 2) centre of mass (y, x) of each pattern.
     """
     if scan.near_field:
         return Orientation(reason="the detector was in the near field")
@@ -154,10 +161,13 @@ def find_orientation(scan: Scan, deflection_px: Real) -> Orientation:
     best = ranked[0]
     nearer, farther = sorted(CLASSES[best][:2], key=lambda way: tried[way])
     drawn = sample.residual(nearer, shuffled=True)
+    lags = _of_lags(scan, chosen, {(), nearer})
+    lag = min(lags, key=lambda step: lags[step])
+    late = lags[lag] * DECISIVE <= residuals[best]
     margin = residuals[ranked[1]] / max(residuals[best], 1e-12)
-    circulation, spread = _circulation(scan.positions_px, deflection_px, diameter)
+    circulation, spread = _circulation(scan.positions_px, scan.survey.deflection_px, diameter)
     belongs = _belongs(drawn / max(residuals[best], 1e-12), circulation, spread, sample.has_trace())
-    known = margin >= DECISIVE and belongs is True
+    known = margin >= DECISIVE and belongs is True and not late
     fixed, way = (
         _of_trusted(sample, best) if known and scan.probe_power == "absolute" else ({}, None)
     )
@@ -173,6 +183,8 @@ def find_orientation(scan: Scan, deflection_px: Real) -> Orientation:
         fixed_residuals=fixed,
         nearer=nearer,
         nearer_margin=tried[farther] / max(tried[nearer], 1e-12),
+        lag=lag if late else 0,
+        lag_residuals=lags,
         n_patterns=len(chosen),
     )
 
@@ -226,8 +238,17 @@ class _Sample:
         return variation > _TRACE * noise
 
 
-def _sample(scan: Scan, near: NDArray[np.intp]) -> _Sample:
-    """Crop to where most of the power is, and the probe to the same spatial frequencies."""
+def _of_lags(scan: Scan, near: NDArray[np.intp], ways: set[Flags]) -> dict[int, float]:
+    """Residual with the pattern before, and after, at each position: the least of some ways."""
+    samples = {lag: _sample(scan, near, lag) for lag in (-1, 1)}
+    return {lag: min(map(sample.residual, ways)) for lag, sample in samples.items()}
+
+
+def _sample(scan: Scan, near: NDArray[np.intp], lag: int = 0) -> _Sample:
+    """Crop to where most of the power is, and the probe to the same spatial frequencies.
+
+    The pattern i + ``lag`` is taken to the position i; the ends of the scan stay as they are.
+    """
     first = np.sort(near[:_FEWEST])
     power = sum(_clean(scan, int(index))[0] for index in first)
     total = float(np.sum(power))
@@ -236,7 +257,8 @@ def _sample(scan: Scan, near: NDArray[np.intp]) -> _Sample:
         side, number = _SIDES[1]
     side = min(side, scan.N)
     index = np.sort(near[:number])
-    frames = [tuple(_cropped(part, side) for part in _clean(scan, int(i))) for i in index]
+    taken = np.clip(index + lag, 0, len(scan) - 1)
+    frames = [tuple(_cropped(part, side) for part in _clean(scan, int(i))) for i in taken]
     counts, valid = (np.stack(parts) for parts in zip(*frames, strict=True))
     assert scan.probe is not None
     strongest = np.argsort(-np.sum(np.abs(scan.probe) ** 2, axis=(1, 2)), kind="stable")[:_MODES]

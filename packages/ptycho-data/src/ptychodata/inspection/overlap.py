@@ -18,6 +18,8 @@ from ptychoconfig.errors import DataError
 
 __all__ = ["METRICS_VERSION", "disk_overlap", "overlap_metrics"]
 
+_TOGETHER = 64
+
 METRICS_VERSION = 1
 """Of the definitions in this module; recorded beside every result."""
 
@@ -99,13 +101,16 @@ def _of_positions(distinct: Real, diameter: float, neighbors: int) -> float:
 
 
 def _of_centroids(centroids: Real, diameter: float) -> float:
-    """Over unordered pairs, found ball by ball so that memory grows with the pairs of one."""
+    """Over ordered pairs, of a few centroids at a time so that memory does not grow with all."""
     from scipy.spatial import cKDTree
 
+    strip = np.floor(centroids[:, 0] / diameter)
+    centroids = centroids[np.lexsort((centroids[:, 1], strip))]  # so that a few lie together
     tree, total, count = cKDTree(centroids), 0.0, 0
-    for index, centroid in enumerate(centroids):
-        near = np.array(tree.query_ball_point(centroid, diameter), dtype=np.int64)
-        apart = np.linalg.norm(centroids[near[near > index]] - centroid, axis=1)
-        closer = apart[apart < diameter]
+    for start in range(0, len(centroids), _TOGETHER):
+        part = cKDTree(centroids[start : start + _TOGETHER])
+        pairs = part.sparse_distance_matrix(tree, diameter, output_type="ndarray")
+        others = pairs["i"] + start != pairs["j"]
+        closer = pairs["v"][others & (pairs["v"] < diameter)]
         total, count = total + float(disk_overlap(closer, diameter).sum()), count + len(closer)
     return total / count if count else 0.0
