@@ -119,7 +119,7 @@ def test_other_data_and_damaged_checkpoints_are_refused(run, scan, tmp_path):
     with pytest.raises(ConfigError, match="expected a checkpoint of these scans"):
         run("r", resume="r", scans=(scan.subset(np.arange(25)),))
     (tmp_path / "r" / LAST_CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(ConfigError, match="expected a checkpoint of `ptycho train`"):
+    with pytest.raises(ConfigError, match="expected a checkpoint of `ptycho train"):
         run("r", resume="r")
 
 

@@ -17,7 +17,10 @@ class TensorFlowBackend:
 
     def networks(self) -> dict[str, str]:
         """Networks that this backend can build: name → one line."""
-        return {}
+        start_tensorflow()
+        from .networks import NETWORKS
+
+        return {name: line for name, (_, line) in NETWORKS.items()}
 
     def devices(self) -> dict[str, dict[str, Any]]:
         """What TensorFlow can compute on here, and what to do about what it cannot."""

@@ -5,7 +5,6 @@ overlapping patches of a group are merged and cut out again, and the forward mod
 patterns; the loss of every update step counts, the last one most.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,14 @@ from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
 from ptychodata.training.batches import GroupSampler, split_scans, validation_rows
+from ptychodata.training.checkpoints import Place, Shelf, identity
 from ptychodata.training.outcome import trained_bundle
+from ptychodata.training.progress import Course
 from ptychodata.training.schedule import rate_factor, step_weights
 
 from . import __version__, physics
 from .batches import Batch, make_loader
-from .checkpoints import Checkpoints, Place, identity, read_place
+from .checkpoints import Checkpoints, read_place
 from .clipping import clip_gradients
 from .compiling import compile_network
 from .device import choose_device, choose_dtype
@@ -62,19 +63,20 @@ def train(
     network.compute_dtype = choose_dtype(payload.execution, device)
     if payload.execution.compile:
         compile_network(network)
-    origin = identity(scans, payload)
+    origin = identity("torch", scans, payload)
     place = Place() if resume is None else read_place(resume, origin)
     model = _Training(network, scans, payload, place)
-    epochs = payload.training.epochs_of(model.batches)
     table = run_dir / "metrics.csv" if payload.execution.logger != "none" else None
-    progress = Reporter(report, should_stop, epochs, model.batches, table)
+    course = model.course = Course(report, payload, model.batches, table)
+    progress = Reporter(course, should_stop)
     callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes)]
     if payload.execution.enable_checkpointing:
-        callbacks.append(Checkpoints(run_dir, progress, payload, origin, model.ranked_by))
+        shelf = Shelf(run_dir, payload, model.ranked_by)
+        callbacks.append(Checkpoints(shelf, progress, origin))
     if preview is not None and payload.execution.preview_every:
         callbacks.append(Previews(preview, network, model.probes[0], scans, payload))
     with quiet_lightning():
-        ends = place.epoch if place.finished else epochs
+        ends = place.epoch if place.finished else course.epochs
         trainer = build_trainer(payload, device, run_dir, callbacks, ends, model.validates)
         trainer.fit(model, ckpt_path=place.path)
     return trained_bundle(
@@ -83,7 +85,7 @@ def train(
         payload,
         weights=to_arrays(model.network),
         probes=[probe().detach().cpu().numpy() for probe in model.probes],
-        history=progress.history,
+        history=course.history,
         versions={
             "ptycho-torch": __version__,
             "torch": torch.__version__,
@@ -158,7 +160,7 @@ class _Training(LightningModule):
         self.batches = GroupSampler(scans, self.kept, payload).batches
         self.validates = any(map(len, self.held_out))
         self.held_loss = Mean()
-        self.started = time.monotonic()
+        self.course: Course
 
     @property
     def monitor(self) -> str:
@@ -215,7 +217,7 @@ class _Training(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Tell the mean over the held-out patterns of all ranks."""
-        self.log("val_loss", self.held_loss.take(self))
+        self.log("val_loss", self.held_loss.take_of_all(self))
 
     def _rates(self, batch: Batch) -> Iterator[Tensor]:
         """Expected counts after each update step: (B, N, N), DC at ``[0, 0]``."""
@@ -272,7 +274,7 @@ class _Training(LightningModule):
     def _scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         config = self.config
         if config.scheduler != "plateau":
-            factor = rate_factor(config, self.batches, lambda: time.monotonic() - self.started)
+            factor = rate_factor(config, self.batches, self.course.elapsed_s)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             return {"scheduler": schedule, "interval": "step"}
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(

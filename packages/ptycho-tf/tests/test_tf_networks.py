@@ -1,0 +1,97 @@
+"""Networks: their sizes, their starts, and what they refuse."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ptychoconfig.errors import BundleError, ConfigError, UsageError
+from ptychoconfig.schema import ModelConfig
+from ptychotf.networks import NETWORKS, build_network
+from ptychotf.networks._layers import Conv, Variables, doubled
+from ptychotf.networks.cnn import conv_of_doubled
+from ptychotf.weights import from_arrays, to_arrays
+
+TINY = {"N": 32, "gridsize": 1, "n_filters_scale": 1}
+
+
+def cnn(seed=0, **settings):
+    return build_network(ModelConfig(architecture="cnn", **settings), seed)
+
+
+@pytest.mark.parametrize(
+    ("expected", "settings"),
+    [
+        (2_331_772, {"N": 64, "gridsize": 1}),
+        (2_340_208, {"N": 64, "gridsize": 2}),
+        (2_333_500, {"N": 64, "gridsize": 2, "object_big": False}),
+        (2_252_026, {"N": 64, "gridsize": 1, "probe_big": False}),
+        (4_661_212, {"N": 128, "gridsize": 1}),
+        (12_916_816, {"N": 256, "gridsize": 2}),
+    ],
+)
+def test_cnn_has_as_many_parameters_as_the_original(expected, settings):
+    weights = to_arrays(cnn(**settings))
+    assert sum(weight.size for weight in weights.values()) - 1 == expected  # α apart
+
+
+def test_weights_start_as_the_originals_by_the_seed():
+    first, again, other = (to_arrays(cnn(seed, **TINY)) for seed in (3, 3, 4))
+    for name, weight in first.items():
+        assert np.array_equal(weight, again[name])
+        if weight.ndim == 4:
+            assert not np.array_equal(weight, other[name])
+            bound = (6 / (9 * sum(weight.shape[2:]))) ** 0.5
+            assert 0.8 * bound < np.abs(weight).max() <= bound
+        else:
+            assert not weight.any()
+
+
+def test_convolution_before_doubling_is_that_of_the_doubled_image():
+    rng, layer = np.random.default_rng(0), Conv(Variables(0), "head", 5, 3)
+    layer.bias.assign([1, 2, 3])
+    x = tf.constant(rng.standard_normal((2, 4, 6, 5)), tf.float32)
+    np.testing.assert_allclose(conv_of_doubled(x, layer), layer(doubled(x)), atol=1e-5)
+
+
+def test_padded_cnn_speaks_for_the_centre_and_its_border_channels_for_the_rest():
+    amplitude = tf.random.stateless_uniform((2, 1, 32, 32), (0, 0))
+    made = {
+        name: np.abs(cnn(**TINY, **settings).generator(amplitude).numpy())
+        for name, settings in {
+            "bordered": {},
+            "padded": {"probe_big": False},
+            "whole": {"pad_object": False},
+        }.items()
+    }
+    inside = (slice(None), slice(None), slice(8, 24), slice(8, 24))
+    assert all(image[inside].min() > 0.1 for image in made.values())
+    assert made["whole"].min() > 0.1
+    for name in ("padded", "bordered"):
+        made[name][inside] = 0
+    assert not made["padded"].any() and made["bordered"].any()
+
+
+def test_networks_of_torch_alone_are_refused_by_name():
+    with pytest.raises(UsageError, match=r"which TensorFlow has, found 'fno'.*--backend torch"):
+        build_network(ModelConfig(architecture="fno"))
+    assert "cnn" in NETWORKS
+
+
+def test_side_that_cnn_cannot_take_is_refused():
+    with pytest.raises(ConfigError, match=r"power of two, found 96"):
+        cnn(N=96)
+
+
+def test_weights_come_back_strictly():
+    network = cnn(**TINY)
+    weights = to_arrays(cnn(7, **TINY))
+    from_arrays(network, weights)
+    assert all(np.array_equal(to_arrays(network)[name], weights[name]) for name in weights)
+    name = next(iter(weights))
+    for broken, told in (
+        ({**weights, "more": np.zeros(1)}, r"0 missing.*1 unknown \['more'\]"),
+        ({**weights, name: weights[name][:1]}, f"finite {name} of shape"),
+        ({**weights, name: weights[name] * np.nan}, f"finite {name} of shape"),
+    ):
+        with pytest.raises(BundleError, match=told):
+            from_arrays(network, broken)
