@@ -22,6 +22,7 @@ __all__ = [
     "covered_view",
     "flat_phase",
     "limits",
+    "new_figure",
     "shown_images",
     "write_both",
     "write_convergence",
@@ -34,6 +35,7 @@ MOST_POINTS = 50_000
 _COVERED = 0.1  # of the median illumination at the probe centres
 _CONTRAST_PERCENTILES = (0.5, 99.5)
 _LONG_IN = 7.0  # the longer side of an image
+_LEFT_IN, _RIGHT_IN, _BOTTOM_IN, _TOP_IN = 0.75, 0.4, 0.6, 0.4  # margins for ticks and titles
 _PREVIEW_DPI = 70
 _LEAPS = 1e-3  # share of neighbours more than π apart that tells a wrapped phase
 
@@ -115,7 +117,6 @@ def write_both(reconstruction: Reconstruction, title: str, path: Path) -> NDArra
     Returns:
         (h, w, 4) the picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.image import imsave
 
     images = shown_images(reconstruction)
@@ -124,7 +125,7 @@ def write_both(reconstruction: Reconstruction, title: str, path: Path) -> NDArra
     figure.set_dpi(_PREVIEW_DPI)
     for axes, shown in zip(figure.subplots(1, 2), images, strict=True):
         _paint(axes, shown)
-    canvas: Any = FigureCanvasAgg(figure)  # whose methods declare no types
+    canvas: Any = figure.canvas  # whose methods declare no types
     canvas.draw()
     picture = np.array(canvas.buffer_rgba())
     with atomic_path(path) as temporary:
@@ -144,11 +145,7 @@ def write_convergence(
     history: Mapping[str, Sequence[float]], poisson_floor: float | None, path: Path
 ) -> None:
     """Draw the residuals over the epochs, above the noise floor where it is known."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     for name, label in _FIGURES.items():
         values = np.asarray(history.get(name, ()), dtype=np.float64)
@@ -248,16 +245,35 @@ def _without_plane(phase: NDArray[np.float64], view: View) -> NDArray[np.float64
     return flat - np.median(flat[view.zero])
 
 
-def _figure(view: View, panels: int) -> "Figure":
-    """An empty figure for images of the view's shape side by side."""
+def new_figure(width_in: float, height_in: float, space: float = 0.25) -> "Figure":
+    """An empty figure with fixed margins, which draws twice as fast as one that finds its own.
+
+    Args:
+        width_in: width in inches.
+        height_in: height in inches.
+        space: between panels, as a fraction of their size.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height, width = view.obj.shape
-    size = (_LONG_IN * min(1, width / height) + 1.6, _LONG_IN * min(1, height / width) + 0.8)
-    figure = Figure(figsize=(panels * size[0], size[1]), layout="constrained")
+    figure = Figure(figsize=(width_in, height_in))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=_LEFT_IN / width_in,
+        right=1 - _RIGHT_IN / width_in,
+        bottom=_BOTTOM_IN / height_in,
+        top=1 - _TOP_IN / height_in,
+        wspace=space,
+        hspace=space,
+    )
     return figure
+
+
+def _figure(view: View, panels: int) -> "Figure":
+    """An empty figure for images of the view's shape side by side."""
+    height, width = view.obj.shape
+    size = (_LONG_IN * min(1, width / height) + 2.2, _LONG_IN * min(1, height / width) + 1)
+    return new_figure(panels * size[0], size[1])
 
 
 def _paint(axes: "Axes", shown: Shown) -> None:
@@ -271,7 +287,7 @@ def _paint(axes: "Axes", shown: Shown) -> None:
         extent=view.extent_px,
         interpolation="nearest",
     )
-    axes.figure.colorbar(image, ax=axes, label=shown.label, shrink=0.85)
+    axes.figure.colorbar(image, ax=axes, label=shown.label, shrink=0.85, pad=0.03)
     axes.set_xlabel("x / px")
     axes.set_ylabel("y / px")
     if np.isfinite(view.pixel_size_m):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychocli.pictures import MOST_POINTS, covered_view
+from ptychocli.pictures import MOST_POINTS, covered_view, new_figure
 from ptychodata.residuals import solution_counts
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def draw_figures(
         _drawn((9, 3), lambda figure: _probe(figure, found)),
         f"Modulus of the probe's modes in √photons, at most {_MODES}, and the phase of the first.",
     )
-    curves = {name: values for name, values in history.items() if len(values) > 1}
+    curves = {k: values for k, values in history.items() if len(values) > 1 and k != "seconds"}
     if curves:
         caption = "The course of training or solving; each curve on its own axis, over the epochs."
         yield "Course", _drawn((9, 3), lambda figure: _course(figure, curves)), caption
@@ -81,11 +81,7 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def _drawn(size: tuple[float, float], draw: "Callable[[Figure], None]") -> str:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*size)
     draw(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
@@ -104,6 +100,7 @@ def _image(axes: "Axes", values: NDArray[Any], title: str, cmap: str, **more: An
 
 def _probe(figure: "Figure", found: "Assessment") -> None:
     probe = found.reconstruction.probe[:_MODES]
+    figure.subplots_adjust(bottom=0.02)
     panels = np.atleast_1d(figure.subplots(1, len(probe) + 1))
     for number, (axes, mode) in enumerate(zip(panels, probe, strict=False)):
         _image(axes, np.abs(mode), f"mode {number}", "magma")
@@ -177,6 +174,7 @@ def _worst(figure: "Figure", found: "Assessment") -> None:
     valid = scan.valid(worst)
     counts = scan.counts(worst) * (1.0 if valid is None else valid)
     measured, predicted = np.log10(1 + counts), np.log10(1 + rate)
+    figure.subplots_adjust(left=0.02, bottom=0.02, wspace=0.05, hspace=0.05)
     panels = figure.subplots(2, len(worst), squeeze=False)
     top = float(max(measured.max(), 1e-6))
     for row, patterns in zip(panels, (measured, predicted), strict=True):
