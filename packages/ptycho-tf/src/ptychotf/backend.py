@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from ptychoconfig.payloads import SolverPayload
+from ptychodata.backends import Report, ShouldStop
+from ptychodata.contracts import Scan, Solution
+
 from ._start import start_tensorflow
 
 __all__ = ["TensorFlowBackend"]
@@ -28,3 +32,17 @@ class TensorFlowBackend:
         from .device import describe_devices
 
         return describe_devices()
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        payload: SolverPayload,
+        report: Report,
+        should_stop: ShouldStop,
+        start: Solution | None = None,
+    ) -> Solution:
+        """Solve a scan without training; see ``ptychodata.backends.Backend``."""
+        start_tensorflow()
+        from .solver import solve
+
+        return solve(scan, payload, report, should_stop, start)

@@ -6,9 +6,43 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["bf16_error", "describe_devices"]
+from ptychoconfig.errors import BackendError
+from ptychoconfig.schema import ExecutionConfig
+
+__all__ = ["bf16_error", "choose_device", "describe_devices"]
 
 _CPU_UNITS = ("amx_bf16", "avx512_bf16")
+
+
+def choose_device(execution: ExecutionConfig, several: bool = False) -> str:
+    """The device that ``--accelerator`` asks for, ``/GPU:0`` or ``/CPU:0``; ``auto`` takes a GPU.
+
+    Args:
+        execution: settings.
+        several: whether the work can be shared among devices.
+
+    Raises:
+        BackendError: the accelerator, or so many of them, are not there.
+    """
+    if execution.devices * execution.num_nodes > 1 and not several:
+        raise BackendError(
+            f"--devices: expected 1, all that this command computes on, found {execution.devices} "
+            f"on {execution.num_nodes} machines; leave --devices and --num-nodes out"
+        )
+    gpus = tf.config.list_physical_devices("GPU")
+    if execution.accelerator == "cpu" or (execution.accelerator == "auto" and not gpus):
+        return "/CPU:0"
+    if not gpus:
+        raise BackendError(
+            f"--accelerator {execution.accelerator}: expected a working GPU, found none "
+            f"(TensorFlow {tf.__version__}); use --accelerator cpu, or check the driver"
+        )
+    if execution.devices > len(gpus):
+        raise BackendError(
+            f"--devices: expected at most {len(gpus)}, the GPUs of this machine, found "
+            f"{execution.devices}"
+        )
+    return "/GPU:0"
 
 
 def bf16_error(device: str) -> float:
