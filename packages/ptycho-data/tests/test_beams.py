@@ -6,7 +6,17 @@ import pytest
 from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import SimulationConfig
 from ptychodata import physics
-from ptychodata.beams import coherent_beam, incoherent_modes, make_probe, schell_modes
+from ptychodata.beams import (
+    ABERRATIONS,
+    _zernike,
+    aberrated,
+    coherent_beam,
+    incoherent_modes,
+    make_probe,
+    schell_modes,
+)
+
+RNG = np.random.default_rng(0)
 
 
 def beam(kind: str, diameter: float = 28.0, **settings) -> np.ndarray:
@@ -27,7 +37,7 @@ def assert_orthogonal(modes: np.ndarray) -> None:
 def test_the_original_s_disk_follows_its_recipe():
     """About 22 px across at N = 64 and 44 at 128, symmetric about (N − 1) / 2."""
     for side, across in ((64, 22), (128, 44)):
-        probe, diameter = make_probe(SimulationConfig(probe_kind="disk-original", N=side))
+        probe, diameter = make_probe(SimulationConfig(probe_kind="disk-original", N=side), RNG)
         assert diameter == pytest.approx(across, abs=0.5)
         line = np.abs(probe[0][side // 2])
         assert np.sum(line > 0.5) == across
@@ -69,12 +79,14 @@ def test_a_zone_plate_out_of_focus_is_a_donut():
 
 def test_a_pupil_larger_than_the_detector_is_refused():
     with pytest.raises(ConfigError, match="--defocus-rad 30: expected a pupil of at most"):
-        make_probe(SimulationConfig(probe_kind="zone-plate", defocus_rad=30.0))
+        make_probe(SimulationConfig(probe_kind="zone-plate", defocus_rad=30.0), RNG)
 
 
 @pytest.mark.parametrize("kind", ["disk", "gaussian", "zone-plate"])
 def test_modes_are_orthogonal_and_fall_as_stated(kind):
-    modes, _ = make_probe(SimulationConfig(probe_kind=kind, probe_modes=6, probe_mode_decay=0.4))
+    modes, _ = make_probe(
+        SimulationConfig(probe_kind=kind, probe_modes=6, probe_mode_decay=0.4), RNG
+    )
     assert_orthogonal(modes)
     np.testing.assert_allclose(powers(modes)[1:] / powers(modes)[:-1], 0.4)
     assert powers(modes).sum() == pytest.approx(1)
@@ -103,3 +115,32 @@ def test_the_longer_the_coherence_the_more_the_first_mode_holds():
     share = [powers(m := schell_modes(first, xi, 20))[0] / powers(m).sum() for xi in (4, 16, 1e4)]
     assert share[0] < 0.5 < share[1] < share[2]
     assert share[2] == pytest.approx(1, abs=1e-3)
+
+
+def test_zernike_polynomials_are_orthonormal_over_the_pupil():
+    y, x = (np.indices((257, 257)) - 128) / 128
+    rho, theta = np.hypot(y, x), np.arctan2(y, x)
+    inside = rho <= 1
+    terms = np.stack([_zernike(n, m, rho, theta)[inside] for _, n, m in ABERRATIONS])
+    np.testing.assert_allclose(terms @ terms.T / inside.sum(), np.eye(len(terms)), atol=0.02)
+
+
+def test_aberrations_turn_the_phase_of_the_far_field_and_keep_its_power():
+    modes = beam("zone-plate", central_stop=0.3, defocus_rad=4.0)[None]
+    coefficients = np.zeros(len(ABERRATIONS))
+    coefficients[0] = 0.5  # of defocus: √3 (2ρ² − 1)
+    before, after = (
+        physics.far_field(modes)[0],
+        physics.far_field(aberrated(modes, coefficients))[0],
+    )
+    np.testing.assert_allclose(np.abs(after), np.abs(before), atol=1e-9 * np.abs(before).max())
+    bright = np.abs(before) > 0.5 * np.abs(before).max()
+    phase = np.unwrap(np.sort(np.angle(after[bright] / before[bright])))
+    assert phase.std() == pytest.approx(0.5, rel=0.25)
+    settings = {"probe_kind": "zone-plate", "aberration_rad": 0.5}
+    first, again, other = (
+        make_probe(SimulationConfig(**settings), np.random.default_rng(seed))[0]
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01 * np.abs(first).max()

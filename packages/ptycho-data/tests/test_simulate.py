@@ -11,6 +11,7 @@ from ptychoconfig.schema import SimulationConfig
 from ptychodata import physics
 from ptychodata.formats import read, write
 from ptychodata.objects import (
+    HELD_OUT_IMAGES,
     NATURAL_IMAGES,
     OBJECTS,
     dead_leaves_object,
@@ -20,7 +21,7 @@ from ptychodata.objects import (
     random_field_object,
     siemens_star_object,
 )
-from ptychodata.simulate import _positions, scan_of, simulate
+from ptychodata.simulate import scan_of, scan_positions, simulate
 from ptychodata.stitching import plan_canvas
 
 SMALL = {"N": 32, "n_patterns": 30, "nphotons": 1e5}
@@ -159,6 +160,7 @@ def test_natural_objects_are_weak_phase_objects(shape):
 def test_images_kept_for_evaluation_are_not_trained_on():
     stems = {name.split(".")[0] for name in NATURAL_IMAGES}
     assert not stems & {"camera", "coins", "moon"}
+    assert {name.split(".")[0] for name in HELD_OUT_IMAGES} == {"camera", "coins", "moon"}
 
 
 def test_phantom_absorbs_and_retards():
@@ -204,7 +206,9 @@ def test_the_original_s_protocol_is_one_word():
 
 def test_a_raster_of_the_protocol_just_covers_its_object():
     config = SimulationConfig(object_kind="lines-original")
-    positions = _positions(config, 4.0, np.random.default_rng(0))
+    positions = scan_positions(
+        config.positions_kind, config.n_patterns, 4.0, np.random.default_rng(0)
+    )
     shape, _ = plan_canvas(positions, 64)
     assert shape == (392, 392)
 

@@ -1,5 +1,6 @@
 """Probes to simulate with: one coherent beam, and the incoherent modes that it may fall into."""
 
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ from ptychoconfig.schema import SimulationConfig
 from .inspection import probe_diameter_px
 from .physics import far_field, inverse_far_field
 
-__all__ = ["coherent_beam", "incoherent_modes", "make_probe", "schell_modes"]
+__all__ = [
+    "ABERRATIONS",
+    "aberrated",
+    "coherent_beam",
+    "incoherent_modes",
+    "make_probe",
+    "most_defocus_rad",
+    "schell_modes",
+]
 
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -20,11 +29,18 @@ Complex = NDArray[np.complex128]
 _DEFOCUS_RAD = {"disk": 0.0, "disk-original": 0.0, "gaussian": 8.0, "zone-plate": 8.0}
 _MOST_PUPIL = 0.45
 """Largest radius of a pupil that N pixels hold with room for what the object scatters, 1/px."""
+_AIRY = 1.22  # diameter of a focus over λ / NA
 _SCHELL_TERMS = 128
 
 
-def make_probe(config: SimulationConfig) -> tuple[NDArray[np.complexfloating], float]:
+def make_probe(
+    config: SimulationConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.complexfloating], float]:
     """The probe that the settings ask for.
+
+    Args:
+        config: the settings.
+        rng: draws the aberrations.
 
     Returns:
         (M, N, N) orthogonal modes in any unit, the strongest first, and the diameter in pixels.
@@ -41,6 +57,10 @@ def make_probe(config: SimulationConfig) -> tuple[NDArray[np.complexfloating], f
         diameter = config.probe_diameter_px or probe_diameter_px(modes)
         if config.defocus_rad:
             modes = _defocused(modes, config.defocus_rad)
+    if config.aberration_rad:
+        drawn = rng.standard_normal(len(ABERRATIONS))
+        modes = aberrated(modes, config.aberration_rad * drawn / np.linalg.norm(drawn))
+        diameter = config.probe_diameter_px or probe_diameter_px(modes)
     if config.coherence_length_px is not None:
         return schell_modes(modes[0], config.coherence_length_px, config.probe_modes), diameter
     if config.probe_modes > 1:
@@ -85,7 +105,7 @@ def _zone_plate(side: int, diameter_px: float, defocus_rad: float, central_stop:
     φ(k/k₀)².  Rays from its rim meet the sample at radius φ/(πk₀) and diffraction widens them by
     0.61/k₀, so that k₀ = (1.22 + 2φ/π) / diameter.
     """
-    pupil = (1.22 + 2 * defocus_rad / np.pi) / diameter_px
+    pupil = (_AIRY + 2 * defocus_rad / np.pi) / diameter_px
     if pupil > _MOST_PUPIL:
         raise ConfigError(
             f"--defocus-rad {defocus_rad:g}: expected a pupil of at most {_MOST_PUPIL:g} / pixel, "
@@ -99,6 +119,11 @@ def _zone_plate(side: int, diameter_px: float, defocus_rad: float, central_stop:
     return np.asarray(inverse_far_field(inside * np.exp(1j * defocus_rad * (radius / rim) ** 2)))
 
 
+def most_defocus_rad(diameter_px: float) -> float:
+    """The most defocus of a zone plate with a beam so wide: its pupil just fits the detector."""
+    return float((1 - 1e-9) * np.pi / 2 * (_MOST_PUPIL * diameter_px - _AIRY))
+
+
 def _defocused(
     modes: NDArray[np.complexfloating], defocus_rad: float
 ) -> NDArray[np.complexfloating]:
@@ -107,6 +132,57 @@ def _defocused(
     return np.asarray(
         inverse_far_field(far_field(modes) * np.exp(1j * defocus_rad * (k[:, None] ** 2 + k**2)))
     )
+
+
+ABERRATIONS = (
+    ("defocus", 2, 0),
+    ("oblique astigmatism", 2, -2),
+    ("vertical astigmatism", 2, 2),
+    ("vertical coma", 3, -1),
+    ("horizontal coma", 3, 1),
+    ("vertical trefoil", 3, -3),
+    ("oblique trefoil", 3, 3),
+    ("spherical aberration", 4, 0),
+)
+"""Name, radial order n and azimuthal frequency m of each (J. Noll, JOSA 66, 207 (1976))."""
+
+_ENOUGH_RADII = 1.2
+
+
+def aberrated(
+    modes: NDArray[np.complexfloating], coefficients_rad: Real
+) -> NDArray[np.complexfloating]:
+    """A beam that passed bad optics: exp(i Σ c Z(ρ, θ)) over its far field.
+
+    The Zernike polynomials have unit variance over the disk ρ ≤ 1, which is the one that holds
+    90 % of the far field's power; they stay as they are beyond ρ = 1.2.
+
+    Args:
+        modes: (M, N, N).
+        coefficients_rad: c of each of ``ABERRATIONS``.
+
+    Returns:
+        (M, N, N) modes, their powers and products as before.
+    """
+    waves = far_field(modes)
+    k = np.arange(modes.shape[-1]) - modes.shape[-1] // 2
+    radius = np.hypot(k[:, None], k) / (probe_diameter_px(waves) / 2)
+    rho, theta = np.minimum(radius, _ENOUGH_RADII), np.arctan2(k[:, None], k)
+    phase = sum(
+        c * _zernike(n, m, rho, theta)
+        for c, (_, n, m) in zip(coefficients_rad, ABERRATIONS, strict=True)
+    )
+    return np.asarray(inverse_far_field(waves * np.exp(1j * np.asarray(phase))))
+
+
+def _zernike(n: int, m: int, rho: Real, theta: Real) -> Real:
+    """Z of unit variance over the unit disk: the radial polynomial times cos mθ or sin |m|θ."""
+    radial = sum(
+        (-1) ** k * comb(n - k, k) * comb(n - 2 * k, (n - abs(m)) // 2 - k) * rho ** (n - 2 * k)
+        for k in range((n - abs(m)) // 2 + 1)
+    )
+    turn = np.cos(m * theta) if m >= 0 else np.sin(-m * theta)
+    return np.asarray(np.sqrt((n + 1) * (2 if m else 1)) * radial * turn)
 
 
 def _probe_of_file(path: str, side: int) -> NDArray[np.complex64]:

@@ -122,7 +122,9 @@ def shift_probe(probe: Complex, fraction_px: Real) -> Complex:
     Returns:
         (B, M, N, N) shifted modes.
     """
-    return np.asarray(fft.ifft2(fft.fft2(probe)[None] * shift_ramp(fraction_px, len(probe[0]))))
+    spectrum = fft.fft2(probe)  # in the precision of the probe, and so is what follows
+    ramp = shift_ramp(fraction_px, len(probe[0])).astype(spectrum.dtype)
+    return np.asarray(fft.ifft2(spectrum[None] * ramp))
 
 
 def shift_object(patches: Complex, shift_px: Real) -> Complex:

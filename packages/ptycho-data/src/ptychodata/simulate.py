@@ -6,8 +6,8 @@ expectation, before the detector adds its background and loses dead and saturate
 is scaled to that and its power is then absolute.
 
 Patterns are made at the true positions; the scan records the nominal ones and keeps the true ones
-beside them.  Object, positions, noise, position errors and dead pixels draw from streams of their
-own, so that another dose leaves the object as it is.
+beside them.  Object, positions, noise, position errors, dead pixels and aberrations draw from
+streams of their own, so that another dose leaves the object as it is.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from .contracts import Scan
 from .objects import OBJECTS
 from .stitching import plan_canvas
 
-__all__ = ["Detector", "scan_of", "simulate"]
+__all__ = ["Detector", "scan_of", "scan_positions", "simulate"]
 
 Real = NDArray[np.float64]
 
@@ -62,11 +62,11 @@ def simulate(config: SimulationConfig) -> Scan:
         DataError: the probe file does not fit, or the object would be absurdly large.
         ConfigError: the settings contradict each other.
     """
-    streams = np.random.default_rng(config.seed).spawn(5)
-    object_rng, position_rng, noise_rng, error_rng, detector_rng = streams
-    probe, diameter = make_probe(config)
+    streams = np.random.default_rng(config.seed).spawn(6)
+    object_rng, position_rng, noise_rng, error_rng, detector_rng, probe_rng = streams
+    probe, diameter = make_probe(config, probe_rng)
     step = config.step_px or (1 - config.overlap) * diameter
-    nominal = _positions(config, step, position_rng)
+    nominal = scan_positions(config.positions_kind, config.n_patterns, step, position_rng)
     true = nominal + config.position_error_px * error_rng.standard_normal(nominal.shape)
     shape, origin = plan_canvas(np.concatenate([nominal, true]), config.N)
     truth = OBJECTS[config.object_kind](shape, object_rng)
@@ -190,17 +190,26 @@ def _detected_in_place(
     return valid if detector.has_mask else None
 
 
-def _positions(config: SimulationConfig, step_px: float, rng: np.random.Generator) -> Real:
-    """(P, 2) probe centres (y, x), one per step² of area, in the order of the scan."""
-    count = config.n_patterns
-    if config.positions_kind == "random":
+def scan_positions(kind: str, count: int, step_px: float, rng: np.random.Generator) -> Real:
+    """Probe centres (y, x), one per step² of area, in the order of the scan.
+
+    Args:
+        kind: of ``SimulationConfig.positions_kind``.
+        count: P.
+        step_px: distance of neighbours.
+        rng: of jittered and random positions.
+
+    Returns:
+        (P, 2) float64.
+    """
+    if kind == "random":
         return rng.uniform(0, step_px * np.sqrt(count), size=(count, 2))
-    if config.positions_kind == "spiral":  # Fermat's, as sunflower seeds lie
+    if kind == "spiral":  # Fermat's, as sunflower seeds lie
         k = np.arange(count)
         angle, radius = k * np.pi * (3 - np.sqrt(5)), step_px * np.sqrt(k / np.pi)
         return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)
     columns = int(np.ceil(np.sqrt(count)))
     grid = np.stack(np.divmod(np.arange(count), columns), axis=1).astype(np.float64)
-    if config.positions_kind == "jittered":
+    if kind == "jittered":
         grid += rng.uniform(-JITTER, JITTER, size=grid.shape)
     return step_px * grid

@@ -90,12 +90,14 @@ class SimulationConfig(Section):
         "random-field",
         "siemens-star",
         "natural",
+        "natural-held-out",
         "dead-leaves",
         "phantom",
     ] = Field(
         "lines",
         description="Object. `lines-original` is the original's protocol: it also sets "
-        "`disk-original`, a raster of 6889 positions every 4 px and 1e9 photons, unless given.",
+        "`disk-original`, a raster of 6889 positions every 4 px and 1e9 photons, unless given; "
+        "`natural-held-out` has photographs that nothing is trained on.",
     )
     probe_kind: Literal["disk", "disk-original", "gaussian", "zone-plate"] = Field(
         "disk",
@@ -128,6 +130,11 @@ class SimulationConfig(Section):
         description="Quadratic phase at the edge of the probe's diameter, of the zone plate's "
         "pupil, or at the Nyquist frequency of a probe from a file, in radians; default 8 for "
         "`gaussian` and `zone-plate`, else 0.",
+    )
+    aberration_rad: NonNegative = Field(
+        0.0,
+        description="Root mean square of a phase over the probe's far field: low Zernike "
+        "polynomials, from defocus to spherical aberration, drawn by the seed.",
     )
     central_stop: Fraction = Field(
         0.4, description="Diameter of the zone plate's central stop over the zone plate's."
@@ -167,7 +174,9 @@ class SimulationConfig(Section):
     mask_recorded: bool = Field(
         True, description="Record a mask of the dead and saturated pixels in the file."
     )
-    seed: Seed = Field(1, description="Seed of object, positions, noise, errors and dead pixels.")
+    seed: Seed = Field(
+        1, description="Seed of object, positions, noise, errors, dead pixels and aberrations."
+    )
 
     @model_validator(mode="before")
     @classmethod
