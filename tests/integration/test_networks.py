@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ from ptychodata.bundle import read_bundle
 
 pytestmark = pytest.mark.integration
 
-SIZE = ("--n-filters-scale", 1, "--fno-width", 8, "--fno-modes", 4, "--resnet-blocks", 1)
+FOURIER = ("--fno-width", 8, "--fno-modes", 4)
+SIZES = {
+    "cnn": ("--n-filters-scale", 1),
+    "fno": FOURIER,
+    "ffno": FOURIER,
+    "hybrid-resnet": (*FOURIER, "--resnet-blocks", 1),
+}
 LENGTH = ("--epochs", 2, "--n-groups", 24, "--batch-size", 6, "--precision", "32-true")
 SIMULATION = ("--N", 32, "--n-patterns", 49, "--nphotons", 1e6)
 
@@ -42,14 +49,38 @@ def _check(folder: Path, network: str, gridsize: int) -> None:
 def test_cnn_as_a_process(ptycho: Callable[..., object], tmp_path: Path) -> None:
     network = ("--architecture", "cnn", "--gridsize", 2)
     ptycho("simulate", "scan.npz", *SIMULATION)
-    ptycho("train", "scan.npz", *network, *SIZE, *LENGTH, "--output-dir", "run")
+    ptycho("train", "scan.npz", *network, *SIZES["cnn"], *LENGTH, "--output-dir", "run")
     ptycho("infer", "run", "scan.npz", "--output-dir", "recon")
     _check(tmp_path, "cnn", 2)
 
 
+def test_supervised_training_as_a_process(ptycho: Callable[..., object], tmp_path: Path) -> None:
+    """From the patches of the file, or windows of its object; refused where it has neither."""
+    network = ("--architecture", "cnn", *SIZES["cnn"], *LENGTH, "--probe", "file")
+    ptycho("simulate", "scan.npz", *SIMULATION)
+    train = ("train", "scan.npz", *network, "--model-type", "supervised", "--output-dir", "run")
+    ptycho(*train)
+    ptycho("infer", "run", "scan.npz", "--output-dir", "recon")
+    _check(tmp_path, "cnn", 1)
+    first = read_bundle(tmp_path / "run")
+    assert first.config["training"]["model_type"] == "supervised"
+    with np.load(tmp_path / "scan.npz") as file:
+        members = {key: file[key] for key in file.files if key != "objectGuess"}
+        shape, object_ = members["diffraction"].shape, file["objectGuess"]
+    np.savez(tmp_path / "scan.npz", **members)
+    refused: Any = ptycho(*train, "--force", expect=4)
+    assert "'Y'" in refused.stderr and "'objectGuess'" in refused.stderr
+    patches = np.full(shape, object_.mean(), np.complex64)
+    np.savez(tmp_path / "scan.npz", **members, Y=patches)
+    ptycho(*train, "--force")
+    flat, real = (run.history["train_loss"][-1] for run in (read_bundle(tmp_path / "run"), first))
+    assert flat < real  # one patch is learned sooner than many
+
+
 @pytest.mark.parametrize("name", ["cnn", "fno", "ffno", "hybrid-resnet"])
 def test_networks_that_see_patterns(name: str, here: Path) -> None:
-    train = ("train", "scan.npz", "--architecture", name, *SIZE, *LENGTH, "--output-dir", "run")
+    size = SIZES[name]
+    train = ("train", "scan.npz", "--architecture", name, *size, *LENGTH, "--output-dir", "run")
     for command in (
         ("simulate", "scan.npz", *SIMULATION),
         train,
@@ -77,7 +108,16 @@ def test_a_collapse_is_told_by_the_command(
     """With a bound that no network keeps."""
     monkeypatch.setattr("ptychodata.training.health.MIN_VARIATION", 1e9)
     assert main(["simulate", "scan.npz", *map(str, SIMULATION)]) == 0
-    train = ("train", "scan.npz", "--architecture", "ffno", *SIZE, *LENGTH, "--output-dir", "run")
+    train = (
+        "train",
+        "scan.npz",
+        "--architecture",
+        "ffno",
+        *SIZES["ffno"],
+        *LENGTH,
+        "--output-dir",
+        "run",
+    )
     assert main([*map(str, train), "--on-collapse", action]) == code
     told = capsys.readouterr().err
     assert "the object is the same for every pattern" in told and "epoch 1" in told

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ptychoconfig.errors import BackendError
+from ptychodata.training.labels import known_windows
 from ptychotorch import physics
 from ptychotorch.networks import build_network
-from ptychotorch.training import ProbeParameter, train
+from ptychotorch.training import ProbeParameter, label_misfit, train
 from ptychotorch.weights import to_arrays
 
 
@@ -200,6 +201,28 @@ def test_several_scans_each_with_its_probe(run, scan):
     rotated = replace(scan, probe=scan.probe * 1j, name="rotated")
     bundle, _ = run(scans=(scan, rotated), probe_trainable=True)
     assert len(bundle.probes) == 2 and bundle.statistics["n_scans"] == 2
+
+
+@pytest.mark.parametrize("architecture", ["unrolled", "cnn", "fno"])
+def test_supervised_training_learns_the_known_object(run, scan, architecture):
+    more = {"cnn": {"n_filters_scale": 1}, "fno": {"fno_modes": 4, "fno_width": 8}}
+    flags = {"architecture": architecture, "model_type": "supervised", "learning_rate": 3e-3}
+    bundle, _ = run(epochs=8, **flags, **more.get(architecture, {}))
+    losses = bundle.history["val_loss"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert bundle.config["training"]["model_type"] == "supervised"
+
+
+def test_supervised_loss_is_zero_at_the_label_and_a_phase_error_elsewhere(scan):
+    label = torch.from_numpy(known_windows(scan, np.arange(4)))
+    light = torch.ones_like(label.real)
+    assert float(label_misfit(label, label, light)) < 1e-5
+    assert float(label_misfit(label * np.exp(0.1j), label, light)) == pytest.approx(0.4, rel=1e-3)
+    assert float(label_misfit(label + label / label.abs() * 0.1, label, light)) == pytest.approx(
+        0.2, rel=1e-3
+    )
+    light[:, :16] = 0
+    assert float(label_misfit(label.index_fill(1, torch.arange(16), 0), label, light)) < 1e-5
 
 
 def test_masked_pixels_do_not_count(run, scan):

@@ -46,6 +46,7 @@ KEY_MAPPINGS: dict[str, tuple[str, str]] = {
     "enable_oversampling": ("training", "oversampling"),
     "sequential_sampling": ("training", "sequential"),
     "probe.trainable": ("training", "probe_trainable"),
+    "model_type": ("training", "model_type"),
 }
 """Key of the flat dictionary → section and field."""
 
@@ -63,7 +64,6 @@ _DROPPED = {
     "probe.mask": "the measured probe is used as it is",
     "probe_scale": "the probe is in √photons, and there is no other scale",
     "gaussian_smoothing_sigma": "smoothing the exit wave is no part of the physics",
-    "model_type": "training is physics-informed",
 }
 _SCHEDULES = {
     "Default": "constant",

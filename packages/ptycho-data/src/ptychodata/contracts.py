@@ -49,6 +49,8 @@ class Scan:
         object_pixel_m, photon_energy_eV, detector_distance_m, detector_pixel_m: geometry in SI
             units (energy in eV), NaN where unknown.
         truth: (H, W) complex64 known object, whose pixel [0, 0] is at position (0, 0).
+        labels: (P, N, N) complex64 known object around each position, as a patch centred on it, for
+            supervised training; None = none. Its values are checked when they are used.
         true_positions_px: (P, 2) float64 where the probe really was, known of a simulated scan
             whose recorded positions are in error; to score against, never used otherwise.
         near_field: whether the detector was in the near field of the object, for which there is
@@ -76,6 +78,7 @@ class Scan:
     detector_distance_m: float = float("nan")
     detector_pixel_m: float = float("nan")
     truth: NDArray[np.complex64] | None = None
+    labels: Patterns | None = None
     true_positions_px: NDArray[np.float64] | None = None
     near_field: bool = False
     name: str = "scan"
@@ -162,6 +165,7 @@ class Scan:
             positions_px=self.positions_px[index],
             mask=self.valid(index),
             scan_index=None if self.scan_index is None else self.scan_index[index],
+            labels=None if self.labels is None else rows(self.labels, index),
             true_positions_px=(
                 None if self.true_positions_px is None else self.true_positions_px[index]
             ),
@@ -295,6 +299,12 @@ def _validate(scan: Scan) -> None:
             and bool(((scan.background >= 0) & (scan.background < np.inf)).all()),
             f"a finite background ≥ 0 of shape ({side}, {side})",
             scan.background.shape,
+        )
+    if (labels := scan.labels) is not None:
+        expect(
+            labels.shape == shape and labels.dtype.kind == "c",
+            f"complex labels of shape {shape}",
+            (labels.dtype, labels.shape),
         )
     if scan.truth is not None:
         expect(scan.truth.ndim == 2, "a known object of two dimensions", scan.truth.shape)

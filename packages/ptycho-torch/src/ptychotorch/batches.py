@@ -39,8 +39,8 @@ def make_batch(
 class GroupDataset(Dataset[Batch]):
     """Reads the batch of patterns that a ``Rows`` names, each group in a square of its own."""
 
-    def __init__(self, scans: Sequence[Scan]) -> None:
-        self.reader = GroupReader(scans)
+    def __init__(self, scans: Sequence[Scan], labelled: bool = False) -> None:
+        self.reader = GroupReader(scans, labelled=labelled)
 
     def __getitem__(self, rows: Rows | tuple[int, NDArray[np.int64]]) -> Batch:
         return Batch(**self.reader.read(Rows(*rows)).mapped(torch.from_numpy))
@@ -56,7 +56,7 @@ def make_loader(
         working["persistent_workers"] = execution.persistent_workers
         working["prefetch_factor"] = execution.prefetch_factor
     return DataLoader(
-        GroupDataset(scans),
+        GroupDataset(scans, labelled=payload.training.model_type == "supervised"),
         sampler=rows,
         batch_size=None,
         num_workers=execution.num_workers,

@@ -2,7 +2,8 @@
 
 No ground truth is used.  In each step the network improves the patches of a few groups, the
 overlapping patches of a group are merged and cut out again, and the forward model predicts the
-patterns; the loss of every update step counts, the last one most.
+patterns; the loss of every update step counts, the last one most.  Supervised training has the same
+steps, and compares the patches with known ones instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ from .progress import Mean, Reporter
 from .trainer import build_trainer, quiet_lightning
 from .weights import to_arrays
 
-__all__ = ["train"]
+__all__ = ["label_misfit", "train"]
 
 
 def train(
@@ -92,6 +93,18 @@ def train(
             "lightning": lightning.__version__,
         },
     )
+
+
+def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
+    """Σ w (2 ||O| − |Y|| + 4 |arg O Y*|) / Σ w, the absolute errors of amplitude and phase.
+
+    Args:
+        patches: (B, N, N) complex windows O of the object.
+        label: (B, N, N) the known ones, Y.
+        light: (B, N, N) weights w: what is not illuminated, no pattern tells of.
+    """
+    error = 2 * (patches.abs() - label.abs()).abs() + 4 * (patches * label.conj()).angle().abs()
+    return (light * error).sum() / light.sum()
 
 
 class ProbeParameter(nn.Module):
@@ -199,7 +212,7 @@ class _Training(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        losses = [self._misfit(rate, batch) for rate in self._rates(batch)]
+        losses = list(self._misfits(batch))
         weights = step_weights(len(losses))
         loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
@@ -211,25 +224,29 @@ class _Training(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The misfit of the held-out patterns, which are the anchors of their groups."""
-        *_, rate = self._rates(batch)
-        loss = self._misfit(rate, batch, anchors_only=True)
+        *_, loss = self._misfits(batch, anchors_only=True)
         self.held_loss.add(float(loss), batch.weight / batch.per_group)
 
     def on_validation_epoch_end(self) -> None:
         """Tell the mean over the held-out patterns of all ranks."""
         self.log("val_loss", self.held_loss.take_of_all(self))
 
-    def _rates(self, batch: Batch) -> Iterator[Tensor]:
-        """Expected counts after each update step: (B, N, N), DC at ``[0, 0]``."""
+    def _misfits(self, batch: Batch, anchors_only: bool = False) -> Iterator[Tensor]:
+        """The loss after each update step, over all patterns or the anchors of groups alone."""
+        counted = slice(None, None, batch.per_group if anchors_only else 1)
         shifted = physics.shift_probe(self.probes[batch.scan](), batch.fraction)
         for patches in refine(self.network, shifted.detach(), batch):
-            waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
-            yield physics.intensity(waves, batch.background)
+            if batch.label is not None:
+                light = physics.coverage(shifted[counted])
+                yield label_misfit(patches[counted], batch.label[counted], light)
+            else:
+                yield self._misfit(patches[counted], shifted[counted], batch, counted)
 
-    def _misfit(self, rate: Tensor, batch: Batch, anchors_only: bool = False) -> Tensor:
-        stride = batch.per_group if anchors_only else 1
-        counts, rate, valid = batch.counts[::stride], rate[::stride], batch.valid
-        valid = valid[::stride] if valid is not None and valid.ndim == 3 else valid
+    def _misfit(self, patches: Tensor, shifted: Tensor, batch: Batch, counted: slice) -> Tensor:
+        waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
+        rate = physics.intensity(waves, batch.background)
+        counts, valid = batch.counts[counted], batch.valid
+        valid = valid[counted] if valid is not None and valid.ndim == 3 else valid
         terms = (
             (self.config.poisson_weight, physics.poisson_deviance),
             (self.config.amplitude_weight, physics.amplitude_mse),

@@ -223,6 +223,7 @@ def _payload(
 ) -> "TrainingPayload":
     """Resolve every setting, with N from the data, and check the data against them."""
     from ptychoconfig.payloads import create_training_payload, infer_probe_size
+    from ptychodata.training.labels import check_labels
 
     sides = {}
     for path, scan in zip(paths, scans, strict=True):
@@ -233,7 +234,10 @@ def _payload(
     for scan in scans:
         if scan.probe is not None or payload.training.probe == "file":
             _ = scan.photon_probe  # raises where there is none, or one without power
-    if payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
+    if payload.training.model_type == "supervised":
+        for scan in scans:
+            check_labels(scan)
+    elif payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
         raise ConfigError(
             "--poisson-weight: expected 0 for a scan without photon counts, found "
             f"{payload.training.poisson_weight}; give the mean photons with --nphotons"

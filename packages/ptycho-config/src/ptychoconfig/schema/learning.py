@@ -92,6 +92,12 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """What is minimised, on which groups, for how long."""
 
+    model_type: Literal["pinn", "supervised"] = Field(
+        "pinn",
+        description="What the network learns from: the patterns, by the physics (`pinn`), or a "
+        "known object, from the file's patches `Y` or cut out of its object (`supervised`; the "
+        "weights of the losses do not count then).",
+    )
     epochs: int | None = Field(
         None,
         ge=1,
@@ -204,6 +210,15 @@ class TrainingConfig(Section):
         """Passes over an epoch of so many batches: as set, or enough for the default steps."""
         steps = -(-batches // self.accumulate_grad_batches)
         return self.epochs or -(-_DEFAULT_STEPS // steps)
+
+    @model_validator(mode="after")
+    def _learnable(self) -> "TrainingConfig":
+        if self.model_type == "supervised" and self.probe_trainable:
+            raise ValueError(
+                "expected --no-probe-trainable with --model-type supervised, whose loss does not "
+                "depend on the probe, found --probe-trainable; leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_loss(self) -> "TrainingConfig":

@@ -36,6 +36,7 @@ _ARRAYS = {
     "background": "f",
     "scan_index": "iu",
     "truth": "c",
+    "labels": "c",
     "true_positions_px": "f",
 }
 """Fields of ``Scan`` that are arrays → their kinds."""
@@ -141,6 +142,7 @@ def read_extras(tree: Tree, recorded: Recorded) -> None:
             "background": (tuple(side),),
             "scan_index": ((count,),),
             "true_positions_px": ((count, 2),),
+            "labels": ((count, *side),),
         }.get(name, (array.shape,))
         if array.shape not in shapes:
             raise tree.refuse(key, f"shape {shapes[0]}", array.shape, "write the file again")

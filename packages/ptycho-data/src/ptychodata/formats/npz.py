@@ -29,6 +29,7 @@ SUFFIXES = (".npz",)
 SUMMARY = "canonical NPZ: diffraction or diff3d, probeGuess, xcoords, ycoords (PtychoPINN)"
 
 _PATTERNS = ("diffraction", "diff3d")
+_LABELS = ("Y", "ground_truth_patches")
 _AXES = {"P,y,x": 0, "y,x,P": 2}
 _MAX_MODES = 64
 _GEOMETRY = {
@@ -41,6 +42,7 @@ _GEOMETRY = {
 
 _READ = {
     *_PATTERNS,
+    *_LABELS,
     *(key for keys in _GEOMETRY.values() for key in keys),
     *("probeGuess", "xcoords", "ycoords", "objectGuess", "scan_index", "axes", "_metadata"),
     *("domain", "intensity_scale", "nphotons", "probe_power", "mask", "bad_pixels", "background"),
@@ -90,6 +92,7 @@ def read(source: Source) -> Recorded:
         background=_background(source, side),
         scan_index=_scan_index(source),
         truth=_truth(source),
+        labels=_labels(source, axis),
         true_positions_px=_true_positions(source),
         near_field=bool(_scalar(source, "near_field")),
         has_dose=_scalar(source, "has_dose") != 0,
@@ -288,6 +291,17 @@ def _truth(source: Source) -> NDArray[Any] | None:
     return truth[0] if truth.ndim == 3 and len(truth) == 1 else truth
 
 
+def _labels(source: Source, axis: int) -> NDArray[Any] | None:
+    """Known patches, one per pattern, their axes in the order of the patterns'."""
+    for key in _LABELS:
+        if key in source.members:
+            patches = _numeric(source, key, "c", "complex patches")
+            if patches.ndim != 3:
+                raise _refuse(source, key, "one patch per pattern", patches.shape, "reshape it")
+            return np.moveaxis(patches, axis, 0)
+    return None
+
+
 def _scalar(source: Source, key: str) -> float | None:
     if key not in source.members:
         return None
@@ -410,6 +424,8 @@ def _arrays(scan: Scan) -> dict[str, Patterns]:
         ),
     }
     arrays: dict[str, Patterns] = {"diffraction": scan.diffraction}
+    if scan.labels is not None:
+        arrays["Y"] = scan.labels
     return arrays | {k: np.asarray(value) for k, value in known.items() if value is not None}
 
 

@@ -62,6 +62,7 @@ class Recorded:
     background: NDArray[Any] | None = None
     scan_index: NDArray[np.int64] | None = None
     truth: NDArray[Any] | None = None
+    labels: Patterns | None = None
     true_positions_px: NDArray[Any] | None = None
     truth_centre_m: tuple[float, float] | None = None
     beam_yx_px: tuple[float, float] | None = None
@@ -98,6 +99,7 @@ def to_scan(recorded: Recorded, options: "DataConfig | None", name: str) -> Scan
         scan_index=recorded.scan_index,
         true_positions_px=recorded.true_positions_px,
         truth=_truth(recorded, positions),
+        labels=_labels(recorded),
         near_field=recorded.near_field,
         **geometry,
         name=name,
@@ -301,6 +303,18 @@ def _truth(recorded: Recorded, positions: NDArray[np.float64]) -> NDArray[np.com
         return None
     with np.errstate(over="ignore"):
         return truth.astype(np.complex64)
+
+
+def _labels(recorded: Recorded) -> Patterns | None:
+    """The known patches, if they have the shape that the patterns have by now."""
+    labels = recorded.labels
+    if labels is not None and labels.shape != recorded.diffraction.shape:
+        recorded.notes.append(
+            f"labels of shape {labels.shape} were dropped: the patterns have the shape "
+            f"{recorded.diffraction.shape}."
+        )
+        return None
+    return labels
 
 
 def _real(array: NDArray[Any] | None) -> NDArray[np.float32] | None:

@@ -143,6 +143,7 @@ def _not_held(scan: Scan) -> list[str]:
         "the background": scan.background,
         "scan_index": scan.scan_index,
         "the known object": scan.truth,
+        "the labels": scan.labels,
         "the true positions": scan.true_positions_px,
     }
     names = ("object_pixel_m", "photon_energy_eV", "detector_distance_m", "detector_pixel_m")

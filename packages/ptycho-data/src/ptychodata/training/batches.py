@@ -16,6 +16,7 @@ from ptychoconfig.payloads import TrainingPayload
 from ptychodata.contracts import Scan
 from ptychodata.grouping import group_indices, split_spatially, split_validation
 from ptychodata.physics import split_positions
+from ptychodata.training.labels import known_windows
 
 __all__ = [
     "Batch",
@@ -64,6 +65,7 @@ class Batch(Generic[Array]):
         scan: number of the scan.
         per_group: C, the patterns of a group, which stand together, the anchor first.
         share: weight of the mean loss of this batch, 1 unless several ranks share it unevenly.
+        label: (B, N, N) complex64 known windows of the object, for supervised training.
     """
 
     counts: Array
@@ -75,6 +77,7 @@ class Batch(Generic[Array]):
     scan: int = 0
     per_group: int = 1
     share: float = 1.0
+    label: Array | None = None
 
     def __len__(self) -> int:
         return int(self.counts.shape[0])  # type: ignore[attr-defined]  # of an array
@@ -87,7 +90,7 @@ class Batch(Generic[Array]):
     def mapped(self, change: Callable[[Array], Any]) -> dict[str, Any]:
         """Every field by its name, arrays changed: what a batch of another kind is made from."""
         fields = dict(vars(self))
-        for name in ("counts", "valid", "background", "pixel", "fraction"):
+        for name in ("counts", "valid", "background", "pixel", "fraction", "label"):
             if fields[name] is not None:
                 fields[name] = change(fields[name])
         return fields
@@ -126,10 +129,11 @@ class GroupReader:
     Args:
         scans: where the patterns come from.
         multiple: the squares' side is rounded up to a multiple of it.
+        labelled: read the known windows of the object too.
     """
 
-    def __init__(self, scans: Sequence[Scan], multiple: int = 1) -> None:
-        self.scans, self.multiple = scans, multiple
+    def __init__(self, scans: Sequence[Scan], multiple: int = 1, *, labelled: bool = False) -> None:
+        self.scans, self.multiple, self.labelled = scans, multiple, labelled
         self.pixels = [split_positions(scan.positions_px)[0] for scan in scans]
 
     def read(self, rows: Rows) -> Batch[NDArray[Any]]:
@@ -141,8 +145,10 @@ class GroupReader:
         side += -side % self.multiple
         pixel[..., 0] += side * np.arange(len(groups))[:, None]
         shape = (side * len(groups), side)
-        batch = read_batch(scan, groups.reshape(-1), pixel.reshape(-1, 2), shape)
-        return replace(batch, scan=number, per_group=groups.shape[1], share=share)
+        index = groups.reshape(-1)
+        batch = read_batch(scan, index, pixel.reshape(-1, 2), shape)
+        label = known_windows(scan, index) if self.labelled else None
+        return replace(batch, scan=number, per_group=groups.shape[1], share=share, label=label)
 
 
 class GroupSampler:
