@@ -14,7 +14,12 @@ from ptychoconfig.payloads import (
     create_training_payload,
     infer_probe_size,
 )
-from ptychoconfig.schema import ExecutionConfig, ModelConfig
+from ptychoconfig.schema import (
+    ARCHITECTURE_DEFAULTS,
+    NETWORKS_OF,
+    ExecutionConfig,
+    ModelConfig,
+)
 from ptychoconfig.yaml_files import write_resolved
 
 MODEL = ModelConfig(N=128, gridsize=2).model_dump(mode="json")
@@ -70,6 +75,23 @@ def test_training_refuses_a_contradicting_n() -> None:
 def test_training_refuses_data_out_of_bounds() -> None:
     with pytest.raises(DataError, match=r"model\.N of the data"):
         create_training_payload(N=33, flags={}, environment={})
+
+
+def test_flags_of_another_network_are_refused_and_a_file_s_are_not(tmp_path: Path) -> None:
+    refused = r"--fno-modes: expected --architecture fno or ffno or hybrid-resnet.*found cnn"
+    with pytest.raises(ConfigError, match=refused):
+        train(architecture="cnn", fno_modes=4)
+    with pytest.raises(ConfigError, match=r"--n-filters-scale: .*found unrolled"):
+        train(n_filters_scale=1)
+    assert train(architecture="ffno", fno_modes=4).model.fno_modes == 4
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: {architecture: cnn, fno_modes: 4}\n")
+    create_training_payload(N=64, flags={}, environment={}, config_file=path)
+
+
+def test_settings_of_networks_are_settings_and_networks() -> None:
+    assert set(NETWORKS_OF) <= set(ModelConfig.model_fields)
+    assert {name for names in NETWORKS_OF.values() for name in names} <= set(ARCHITECTURE_DEFAULTS)
 
 
 def test_a_resolved_file_makes_the_same_payload(tmp_path: Path) -> None:

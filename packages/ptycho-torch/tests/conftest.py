@@ -9,7 +9,7 @@ from ptychoconfig.payloads import (
     create_inference_payload,
     create_training_payload,
 )
-from ptychoconfig.schema import SimulationConfig
+from ptychoconfig.schema import NETWORKS_OF, SimulationConfig
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
 from ptychodata.simulate import simulate
@@ -25,11 +25,15 @@ def scan() -> Scan:
 
 @pytest.fixture
 def training_payload():
-    """Build a payload for a small network, with any flag of `ptycho train`."""
+    """Build a payload for a small network, with any flag of `ptycho train` that it has."""
 
     def build(**flags: object) -> TrainingPayload:
         common = {"epochs": 2, "batch_size": 8, "precision": "32-true", **SMALL}
-        return create_training_payload(N=32, flags=common | flags, environment={})
+        network = flags.get("architecture", "unrolled")
+        mine = {
+            k: v for k, v in (common | flags).items() if network in NETWORKS_OF.get(k, [network])
+        }
+        return create_training_payload(N=32, flags=mine, environment={})
 
     return build
 

@@ -162,11 +162,30 @@ _POSITIONS = {
 }
 """Flags that are arguments here: name → place."""
 
+_GONE_EVERYWHERE = {
+    "probe-mask": False,
+    "probe-mask-sigma": True,
+    "probe-mask-diameter": True,
+    "probe-scale": True,
+    "gaussian-smoothing-sigma": True,
+}
 _WITHOUT_COUNTERPART = {
-    "train": {"disable-mlflow": False, "do-stitching": False, "test-data-file": True},
-    "infer": {"debug": False, "comparison-plot": False},
+    "train": {
+        **_GONE_EVERYWHERE,
+        "disable-mlflow": False,
+        "do-stitching": False,
+        "test-data-file": True,
+    },
+    "infer": {**_GONE_EVERYWHERE, "debug": False, "comparison-plot": False},
 }
 """Flags that mean nothing here: name → whether a value follows."""
+
+_REASONS = {
+    **dict.fromkeys(("probe-mask", "probe-mask-sigma", "probe-mask-diameter"), "probe.mask"),
+    "probe-scale": "probe_scale",
+    "gaussian-smoothing-sigma": "gaussian_smoothing_sigma",
+}
+"""Flag → the key whose reason in ``_DROPPED`` is also its own."""
 
 _VALUES = {
     ("scheduler", "MultiStage"): "constant",
@@ -175,6 +194,7 @@ _VALUES = {
     ("backend", "tensorflow"): "tf",
     **{("scheduler", theirs): ours for theirs, ours in _SCHEDULES.items()},
 }
+_TRUTHS = (["True"], ["False"])
 _LOSSES = {
     "poisson": ["--poisson-weight", "1", "--amplitude-weight", "0"],
     "mae": ["--mae-weight", "1", "--amplitude-weight", "0"],
@@ -208,9 +228,11 @@ def modern_flags(command: str, arguments: Sequence[str]) -> tuple[list[str], lis
         if (place := _POSITIONS.get(command, {}).get(name)) is not None and words:
             placed[place] = words.pop(0)
             notes[old] = f"{old} is an old name; give the file as an argument"
-        elif name in (gone := _WITHOUT_COUNTERPART.get(command, {})):
-            del words[: int(gone[name] or bool(equals))]
-            notes[old] = f"{old} has no effect any more; leave it out"
+        elif (gone := name.removeprefix("no-")) in _WITHOUT_COUNTERPART.get(command, {}):
+            valued = _WITHOUT_COUNTERPART[command][gone] or equals or words[:1] in _TRUTHS
+            del words[: int(bool(valued))]
+            why = f": {_DROPPED[_REASONS[gone]]}" if gone in _REASONS else ""
+            notes[old] = f"{old} has no effect any more{why}; leave it out"
         else:
             written = _written(command, name, words, bool(equals))
             new += written

@@ -7,10 +7,11 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ptychoconfig.describe import expected
-from ptychoconfig.errors import BundleError, DataError
+from ptychoconfig.describe import expected, flag_name
+from ptychoconfig.errors import BundleError, ConfigError, DataError
 from ptychoconfig.resolve import Resolved, Source, resolve
 from ptychoconfig.schema import (
+    NETWORKS_OF,
     DataConfig,
     ExecutionConfig,
     InferenceConfig,
@@ -150,7 +151,8 @@ def create_training_payload(
         config_file: YAML file of settings.
 
     Raises:
-        ConfigError: a setting is unknown, out of bounds, or contradicts N.
+        ConfigError: a setting is unknown, out of bounds, or contradicts N; or a flag is of another
+            network than the one to train.
         DataError: N is out of bounds.
     """
     resolved = resolve(
@@ -162,8 +164,10 @@ def create_training_payload(
         derived_source=Source.DATA,
         fixed=True,
     )
+    model = _section(resolved, ModelConfig)
+    _refuse_flags_of_others(model.architecture, flags)
     return TrainingPayload(
-        model=_section(resolved, ModelConfig),
+        model=model,
         data=_section(resolved, DataConfig),
         training=_section(resolved, TrainingConfig),
         execution=_section(resolved, ExecutionConfig),
@@ -236,6 +240,17 @@ def create_solver_payload(
         execution=_section(resolved, ExecutionConfig),
         sources=resolved.sources,
     )
+
+
+def _refuse_flags_of_others(architecture: str, flags: Mapping[str, object]) -> None:
+    """A file may hold the settings of every network; a flag is given for the one to train."""
+    for name in flags:
+        networks = NETWORKS_OF.get(name, (architecture,))
+        if architecture not in networks:
+            raise ConfigError(
+                f"{flag_name(name)}: expected --architecture {' or '.join(networks)}, which alone "
+                f"has this setting, found {architecture}; leave it out, or name that network"
+            )
 
 
 def _bundled_model(bundle_config: Mapping[str, Mapping[str, object]]) -> Mapping[str, object]:

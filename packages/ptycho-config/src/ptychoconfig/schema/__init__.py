@@ -15,6 +15,7 @@ into a ``ConfigError`` naming the flag.
 
 from ptychoconfig.schema.learning import (
     ARCHITECTURE_DEFAULTS,
+    NETWORKS_OF,
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
@@ -26,6 +27,7 @@ from ptychoconfig.schema.types import Duration, PatternSide, Section
 
 __all__ = [
     "ARCHITECTURE_DEFAULTS",
+    "NETWORKS_OF",
     "SECTIONS",
     "DataConfig",
     "Duration",

@@ -16,7 +16,13 @@ from ptychoconfig.schema.types import (
     or_with_unit,
 )
 
-__all__ = ["ARCHITECTURE_DEFAULTS", "InferenceConfig", "ModelConfig", "TrainingConfig"]
+__all__ = [
+    "ARCHITECTURE_DEFAULTS",
+    "NETWORKS_OF",
+    "InferenceConfig",
+    "ModelConfig",
+    "TrainingConfig",
+]
 
 _DEFAULT_STEPS = (
     250  # bring `unrolled` to a good image; more improve it slowly (docs/performance.md)
@@ -276,3 +282,25 @@ ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
     "hybrid-resnet": _FROM_PATTERNS,
 }
 """Defaults that depend on the network: architecture → section → field → value."""
+
+_FOURIER = ("fno", "ffno", "hybrid-resnet")
+
+NETWORKS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("unrolled_steps", "unrolled_width", "unrolled_levels"), ("unrolled",)),
+    **dict.fromkeys(
+        (
+            "n_filters_scale",
+            "amp_activation",
+            "pad_object",
+            "probe_big",
+            "object_big",
+            "intensity_scale_trainable",
+        ),
+        ("cnn",),
+    ),
+    **dict.fromkeys(("fno_modes", "fno_width", "fno_input_transform"), _FOURIER),
+    "fno_blocks": ("fno", "ffno"),
+    "fno_cnn_blocks": ("fno",),
+    "resnet_blocks": ("hybrid-resnet",),
+}
+"""Settings of the model that only some networks have: field → networks."""
