@@ -2,8 +2,8 @@
 
 import pytest
 
-from ptychocli.ranks import rank
 from ptychoconfig.schema import ExecutionConfig
+from ptychodata.ranks import rank
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,27 @@ def test_a_follower_writes_and_says_nothing(scan, tmp_path, ptycho, monkeypatch)
     assert outcome.out == outcome.err == ""
     written = {path.name for path in (tmp_path / "r").iterdir()}
     assert written == {"metrics.csv", "checkpoints"}  # by the stub, which knows no ranks
+
+
+def test_a_follower_of_an_inference_makes_the_halves_too(
+    trained, scan, tmp_path, ptycho, monkeypatch
+):
+    import ptychostub
+
+    sizes, infer = [], ptychostub.StubBackend.infer
+
+    def watched(self, bundle, scan, payload, report):
+        sizes.append(len(scan))
+        return infer(self, bundle, scan, payload, report)
+
+    monkeypatch.setattr(ptychostub.StubBackend, "infer", watched)
+    monkeypatch.setenv("RANK", "1")
+    argv = ("infer", trained, scan, "--devices", 2, "--split-half", "--output-dir", tmp_path / "r")
+    outcome = ptycho(*argv, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == outcome.err == ""
+    assert sizes == [25, 13, 12] and not (tmp_path / "r").exists()
+    monkeypatch.setenv("RANK", "0")
+    refused = ptycho(*argv, "--probe", "solve")
+    assert refused.code == 3
+    assert "--devices 2: expected a probe that all processes share" in refused.err

@@ -1,5 +1,7 @@
 """Patterns that stay on the disk behave as the array that they stand for."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,3 +98,20 @@ def test_photons_are_counted_once(monkeypatch):
     monkeypatch.setattr("ptychodata.contracts.survey_patterns", None)
     np.testing.assert_array_equal(scan.subset(index).photons, expected)
     assert scan.subset(index).with_probe(None).mean_photons == expected.mean()
+
+
+def test_what_is_made_ahead_comes_in_order_and_raises_in_its_place():
+    threads = set()
+
+    def items():
+        for number in range(4):
+            threads.add(threading.current_thread().name)
+            yield number
+        raise OSError("gone")
+
+    coming = patterns.ahead(items())
+    assert [next(coming) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="gone"):
+        next(coming)
+    assert not any("MainThread" in name for name in threads)
+    assert list(patterns.ahead([])) == []

@@ -1,23 +1,20 @@
-"""Which of several processes this one is, when a training is shared among devices."""
+"""Which of several processes of one run this is: only the first speaks and writes."""
 
-import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from ptychocli.options import given
+from ptychoconfig.resolve import resolve
 from ptychoconfig.schema import ExecutionConfig
+from ptychodata.ranks import rank
 
-__all__ = ["rank"]
+__all__ = ["follows"]
 
 
-def rank(execution: ExecutionConfig) -> int:
-    """Number of this process among those that train together; 0 speaks and writes.
-
-    torchrun sets ``RANK``; a process that the trainer started has ``LOCAL_RANK``; Slurm sets
-    ``SLURM_PROCID``.  A run on one device is alone, whatever else was started beside it.
-    """
-    if execution.devices * execution.num_nodes == 1:
-        return 0
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    if "LOCAL_RANK" in os.environ:
-        node = int(os.environ.get("NODE_RANK", "0"))
-        return node * execution.devices + int(os.environ["LOCAL_RANK"])
-    return int(os.environ.get("SLURM_PROCID", "0"))
+def follows(settings: Mapping[str, Any], config_file: Path | None) -> bool:
+    """Whether another process speaks and writes, as the settings and the environment say."""
+    resolved = resolve(["execution"], flags=given(settings, "execution"), config_file=config_file)
+    execution = resolved.sections["execution"]
+    assert isinstance(execution, ExecutionConfig)
+    return rank(execution) > 0

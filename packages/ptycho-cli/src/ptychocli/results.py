@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Assessment",
     "Records",
+    "asks_for_halves",
     "assess",
     "conclude",
     "joined",
@@ -156,10 +157,15 @@ def assess(
         if (unlike := unlike_training(scan, trained_on)) is not None:
             metrics["unlike_training"] = [str(figure) for figure in unlike]
     halves = None
-    if evaluation.split_half or evaluation.min_frc_px is not None:
+    if asks_for_halves(evaluation):
         halves = split_half(scan, again)
         metrics["split_half_frc"] = halves.as_dict()
     return Assessment(solution, scan, found, halves, metrics)
+
+
+def asks_for_halves(evaluation: EvaluationConfig) -> bool:
+    """Whether the two halves of a scan are to be reconstructed too."""
+    return evaluation.split_half or evaluation.min_frc_px is not None
 
 
 def scores(reconstruction: "Reconstruction", scan: "Scan") -> dict[str, dict[str, float]]:

@@ -4,13 +4,26 @@
 when indexed along its first axis.  One block is kept, so that reading in order reads each once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_BYTES", "EAGER_BYTES", "LazyPatterns", "blocks", "joined", "mapped", "rows"]
+__all__ = [
+    "BLOCK_BYTES",
+    "EAGER_BYTES",
+    "LazyPatterns",
+    "ahead",
+    "blocks",
+    "joined",
+    "mapped",
+    "rows",
+]
+
+T = TypeVar("T")
 
 EAGER_BYTES = 2**28
 """Size up to which patterns are read into memory at once."""
@@ -130,6 +143,20 @@ def blocks(patterns: Patterns, most_bytes: int = BLOCK_BYTES) -> Iterator[tuple[
     for start in range(0, len(patterns), step):
         part = slice(start, min(start + step, len(patterns)))
         yield part, patterns[part]
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items in order, the next one made in a thread while one is used."""
+    left = iter(items)
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        coming = pool.submit(_take, left)
+        while found := coming.result():
+            coming = pool.submit(_take, left)
+            yield found[0]
+
+
+def _take(left: Iterator[T]) -> list[T]:
+    return list(islice(left, 1))
 
 
 def mapped(

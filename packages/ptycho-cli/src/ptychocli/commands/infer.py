@@ -1,6 +1,6 @@
 """``ptycho infer``: a bundle and scans in, images of the object out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from ptychocli.options import (
 from ptychocli.results import (
     Assessment,
     Records,
+    asks_for_halves,
     assess,
     conclude,
     joined,
@@ -31,6 +32,7 @@ from ptychocli.results import (
     resolve_evaluation,
     scores,
 )
+from ptychoconfig.errors import ConfigError
 
 if TYPE_CHECKING:
     from ptychocli.rundir import RunDir
@@ -108,6 +110,7 @@ def run_inference(
     Raises:
         KeyboardInterrupt: the user stopped the solver; the best that it had found is saved.
     """
+    from ptychocli.ranks import follows
     from ptychocli.rundir import open_run_dir, output_folders
     from ptychodata.backends import find_backend
     from ptychodata.bundle import read_bundle
@@ -115,9 +118,10 @@ def run_inference(
 
     if backend is not None:
         find_backend(backend)
+    console.silent = follows(settings, config_file)
     with ExitStack() as stack:
         runs = [
-            stack.enter_context(open_run_dir(folder, force=force))
+            stack.enter_context(open_run_dir(folder, force=force, follows=console.silent))
             for folder in output_folders(paths, output_dir)
         ]
         bundle = read_bundle(bundle_path)
@@ -175,7 +179,7 @@ def _settle(bundle: "Bundle", settings: Mapping[str, Any], config_file: Path | N
 def _reconstruct(
     path: Path, run: "RunDir", backend: str, bundle_path: Path, settled: _Settled, console: Console
 ) -> dict[str, Any]:
-    """Reconstruct one scan into its folder; return its metrics."""
+    """Reconstruct one scan into its folder; return its metrics, if this process makes them."""
     from ptychocli.rundir import provenance
     from ptychocli.scans import read_scans
     from ptychodata.backends import load_backend
@@ -186,6 +190,9 @@ def _reconstruct(
     run.begin()
     fraction = settled.network.inference.held_out_fraction
     made = _make(engine, settled, scan, fraction, console)
+    if console.silent:
+        _follow(engine, settled, scan, console)
+        return {"gates": []}
     found = _assess(made, engine, settled, scan, console)
     trained = {"path": str(bundle_path), "trained_with": settled.bundle.versions}
     origin = provenance([path], backend=backend, bundle=trained)
@@ -225,7 +232,8 @@ def _make(
     figures: dict[str, Any] = {"probe_choice": chosen} if chosen else {}
     solution = Solution(image, held_out=held)
     made = _Made(solution, scan.with_probe(kept.probe), monotonic() - started, figures)
-    return _refine(engine, settled, made, console) if network.inference.refine else made
+    refines = network.inference.refine and not console.silent
+    return _refine(engine, settled, made, console) if refines else made
 
 
 def _settle_probe(
@@ -237,11 +245,29 @@ def _settle_probe(
 
     network = settled.network
     choice = network.inference.probe
+    if network.execution.devices * network.execution.num_nodes > 1:
+        return scan, _without_search(network, scan), {}
     if choice == "bundle" or (choice == "auto" and learned_probe(scan, settled.bundle) is not None):
         return scan, network, {}
     scan, chosen = settle_probe(engine, scan, choice, settled.solver, console)
     inference = network.inference.model_copy(update={"probe": "file"})
     return scan, replace(network, inference=inference), chosen
+
+
+def _without_search(network: "InferencePayload", scan: "Scan") -> "InferencePayload":
+    """Settings of one of several processes, which would find a probe each.
+
+    Raises:
+        ConfigError: one is to be found.
+    """
+    choice = network.inference.probe
+    if choice == "solve" or (choice == "file" and scan.probe is None):
+        raise ConfigError(
+            f"--devices {network.execution.devices}: expected a probe that all processes share, "
+            f"found --probe {choice}; give --probe file with a scan that holds one, or leave "
+            "--devices out"
+        )
+    return network
 
 
 def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console) -> _Made:
@@ -255,7 +281,8 @@ def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console)
     epochs = settled.network.inference.refine
     solver = settled.solver.solver.model_copy(update={"epochs": epochs, "held_out_fraction": 0.0})
     console.note(f"refining the network's image for {epochs} epochs")
-    payload = replace(settled.solver, solver=solver)
+    alone = settled.solver.execution.model_copy(update={"devices": 1, "num_nodes": 1})
+    payload = replace(settled.solver, solver=solver, execution=alone)
     solved = solve(engine, made.scan, payload, made.solution, console)
     before = {
         "residuals": solution_misfit(made.solution, made.scan).residuals,
@@ -273,17 +300,32 @@ def _refine(engine: "Backend", settled: _Settled, made: _Made, console: Console)
 def _assess(
     made: _Made, engine: "Backend", settled: _Settled, scan: "Scan", console: Console
 ) -> Assessment:
-    """Judge the image; halves are made apart from the file's probe on, of all their patterns."""
+    """Judge the image."""
+    found = assess(
+        *(made.solution, made.scan, settled.evaluation),
+        seconds=made.seconds,
+        passes=1 + made.solution.epochs,
+        again=_again(engine, settled, scan, console),
+        trained_on=settled.bundle.statistics,
+    )
+    return replace(found, metrics={**found.metrics, **made.figures})
+
+
+def _again(
+    engine: "Backend", settled: _Settled, scan: "Scan", console: Console
+) -> "Callable[[Scan], Reconstruction]":
+    """Makes the image of a half, from the file's probe on, of all its patterns."""
 
     def again(half: "Scan") -> "Reconstruction":
         half = half.with_probe(scan.probe)
         return _make(engine, settled, half, 0.0, console).solution.reconstruction
 
-    found = assess(
-        *(made.solution, made.scan, settled.evaluation),
-        seconds=made.seconds,
-        passes=1 + made.solution.epochs,
-        again=again,
-        trained_on=settled.bundle.statistics,
-    )
-    return replace(found, metrics={**found.metrics, **made.figures})
+    return again
+
+
+def _follow(engine: "Backend", settled: _Settled, scan: "Scan", console: Console) -> None:
+    """Take part in what the first process does after the image: the halves, if it makes them."""
+    from ptychodata.trust import split_half
+
+    if asks_for_halves(settled.evaluation):
+        split_half(scan, _again(engine, settled, scan, console))

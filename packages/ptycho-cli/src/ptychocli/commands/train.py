@@ -122,6 +122,7 @@ def run_training(
     Raises:
         KeyboardInterrupt: the user stopped the run; what it had learned is saved.
     """
+    from ptychocli.ranks import follows
     from ptychocli.rundir import BUNDLE, open_run_dir
     from ptychocli.scans import read_scans, resolve_data
     from ptychodata.backends import find_backend, load_backend
@@ -129,13 +130,12 @@ def run_training(
     find_backend(backend)
     if settings.get("architecture") == "help":
         return _list_networks(load_backend(backend), console)
-    follows = _rank(settings, config_file) > 0
-    console.silent = follows
+    console.silent = follows(settings, config_file)
     if resume == "auto" and _is_finished(output_dir):
         console.result(f"already finished: {output_dir / BUNDLE}")
         return Trained(output_dir / BUNDLE, {"bundle": str(output_dir / BUNDLE), "finished": True})
     with (
-        open_run_dir(output_dir, force=force or resume is not None, follows=follows) as run,
+        open_run_dir(output_dir, force=force or resume is not None, follows=console.silent) as run,
         console.keeping(run),
     ):
         checkpoint = _checkpoint(resume, output_dir, console)
@@ -150,7 +150,7 @@ def run_training(
             scans, chosen = _kept_probes(scans, earlier)
         else:
             scans, chosen = _settle_probes(engine, scans, payload, config_file, console)
-        if not follows:
+        if not console.silent:
             _keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
         return _train(engine, paths, scans, chosen, payload, run, console, checkpoint)
 
@@ -161,18 +161,6 @@ def _refuse_unknown_network(engine: "Backend", architecture: str) -> None:
             f"--architecture: expected one of {', '.join(engine.networks())}, "
             f"found {architecture!r}"
         )
-
-
-def _rank(settings: Mapping[str, Any], config_file: Path | None) -> int:
-    """Which process this is, where several train together: only the first speaks and writes."""
-    from ptychocli.ranks import rank
-    from ptychoconfig.resolve import resolve
-    from ptychoconfig.schema import ExecutionConfig
-
-    resolved = resolve(["execution"], flags=given(settings, "execution"), config_file=config_file)
-    execution = resolved.sections["execution"]
-    assert isinstance(execution, ExecutionConfig)
-    return rank(execution)
 
 
 def _is_finished(output_dir: Path) -> bool:
