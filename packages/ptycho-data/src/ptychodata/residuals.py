@@ -27,6 +27,7 @@ __all__ = [
 Real = NDArray[np.float64]
 
 _CHUNK_PIXELS = 2**19
+_PER_ROOT = 400  # entries of a table for each unit of √λ
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ def _misfits(
 
 
 def _expectation(of: Callable[[Real, Real], Real]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """E of a misfit of Poisson counts n as a function of λ, from a table in √λ.
+    """E of a misfit of Poisson counts n as a function of λ, from a table in √λ, to its step.
 
     Beyond the table, at λ > 400, it is constant: 1/√(2π) for |√n − √λ|, ½ for the deviance.
     """
@@ -172,8 +173,15 @@ def _expectation(of: Callable[[Real, Real], Real]) -> Callable[[NDArray[Any]], N
     n = np.arange(700)
     rate = np.maximum(root**2, 1e-12)[:, None]
     probability = np.exp(n * np.log(rate) - rate - gammaln(n + 1))
-    table = np.sum(probability * of(rate, n.astype(np.float64)), axis=1)
-    return lambda rates: np.interp(np.sqrt(rates), root, table)
+    coarse = np.sum(probability * of(rate, n.astype(np.float64)), axis=1)
+    table = np.interp(np.arange(20 * _PER_ROOT + 1) / _PER_ROOT, root, coarse).astype(np.float32)
+
+    def lookup(rates: NDArray[Any]) -> NDArray[Any]:
+        at = np.minimum(np.sqrt(rates, dtype=np.float32) * _PER_ROOT + 0.5, len(table) - 1)
+        found: NDArray[Any] = table[at.astype(np.int32)]
+        return found
+
+    return lookup
 
 
 poisson_amplitude_error = _expectation(lambda rate, n: np.abs(np.sqrt(n) - np.sqrt(rate)))
