@@ -16,13 +16,14 @@ SMALL = "--gridsize 1 --unrolled-steps 1 --unrolled-width 8 --unrolled-levels 1 
 RUN = f"{SMALL} --epochs 2 --accelerator cpu --precision 32-true --probe file --probe-trainable"
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_train_to_what_one_does(
-    ptycho: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    strategy: str, ptycho: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     """29 patterns in batches of 7: neither the batches nor the last one are of even number."""
     ptycho("simulate", "scan.npz", "--N", 32, "--n-patterns", 31)
     ptycho("train", "scan.npz", *RUN.split(), "--output-dir", "one")
-    shared = ("--devices", 2, "--strategy", "ddp", "--output-dir", "two", "--json")
+    shared = ("--devices", 2, "--strategy", strategy, "--output-dir", "two", "--json")
     told = ptycho("train", "scan.npz", *RUN.split(), *shared)
     assert json.loads(told.stdout)["bundle"] == "two/wts.h5.zip"  # one process spoke
     events = {run: (tmp_path / run / "events.jsonl").read_text() for run in ("one", "two")}

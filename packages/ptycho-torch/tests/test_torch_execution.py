@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptychoconfig.errors import BackendError, DataError
+from ptychoconfig.errors import BackendError, ConfigError, DataError
 from ptychoconfig.schema import ExecutionConfig, SimulationConfig
 from ptychodata.bundle import read_bundle, write_bundle
 from ptychodata.grouping import split_validation
@@ -122,6 +122,20 @@ def test_several_devices_are_for_training_alone():
     assert device.choose_device(execution, several=True) == CPU
     with pytest.raises(BackendError, match=r"--devices: expected 1.*found 2"):
         device.choose_device(execution)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({}, "several devices, found one"),
+        ({"devices": 2, "on_collapse": "restart"}, "--on-collapse warn or stop, found restart"),
+        ({"devices": 2, "precision": "16-mixed"}, "found --precision 16-mixed"),
+        ({"devices": 2, "compile": True}, "found --compile"),
+    ],
+)
+def test_sharding_refuses_what_needs_the_whole_network(run, flags, told):
+    with pytest.raises(ConfigError, match=f"--strategy fsdp: expected.*{told}"):
+        run(strategy="fsdp", **flags)
 
 
 def test_auto_takes_bf16_only_where_it_is_there_and_accurate(monkeypatch):

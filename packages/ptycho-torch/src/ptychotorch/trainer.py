@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from ptychoconfig.errors import BackendError
 from ptychoconfig.payloads import TrainingPayload
@@ -76,8 +76,16 @@ def _strategy(payload: TrainingPayload, device: torch.device) -> str | Strategy:
     execution = payload.execution
     if execution.strategy == "auto" and execution.devices * execution.num_nodes == 1:
         return "auto"
+    talk = "nccl" if device.type == "cuda" else "gloo"
+    if execution.strategy == "fsdp":
+        return ModelParallelStrategy(
+            data_parallel_size=execution.devices * execution.num_nodes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=talk,
+        )
     return DDPStrategy(
-        process_group_backend="nccl" if device.type == "cuda" else "gloo",
+        process_group_backend=talk,
         find_unused_parameters=payload.training.probe_trainable,  # of the scans not in a batch
     )
 

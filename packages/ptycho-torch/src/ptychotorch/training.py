@@ -41,6 +41,7 @@ from .merging import refine
 from .networks import Network, build_network, refuse_other_sizes
 from .previews import Previews
 from .progress import Mean, Reporter
+from .sharding import refuse_unshardable, shard
 from .trainer import build_trainer, quiet_lightning
 from .weights import to_arrays
 
@@ -57,6 +58,7 @@ def train(
     preview: Preview | None = None,
 ) -> Bundle:
     """Train a network on the patterns of ``scans``; see ``ptychodata.backends.Backend.train``."""
+    refuse_unshardable(payload)
     lightning.seed_everything(payload.training.seed, verbose=False)
     device = choose_device(payload.execution, several=True)
     network = build_network(payload.model)
@@ -74,7 +76,8 @@ def train(
     if payload.execution.enable_checkpointing:
         shelf = Shelf(run_dir, payload, model.ranked_by)
         callbacks.append(Checkpoints(shelf, progress, origin))
-    if preview is not None and payload.execution.preview_every:
+    whole = not model.sharded  # else the first process alone could not apply the network
+    if preview is not None and payload.execution.preview_every and whole:
         callbacks.append(Previews(preview, network, model.probes[0], scans, payload))
     with quiet_lightning():
         ends = place.epoch if place.finished else course.epochs
@@ -173,6 +176,7 @@ class _Training(LightningModule):
         self.batches = GroupSampler(scans, self.kept, payload).batches
         self.validates = any(map(len, self.held_out))
         self.held_loss = Mean()
+        self.sharded = payload.execution.strategy == "fsdp"
         self.course: Course
 
     @property
@@ -256,6 +260,11 @@ class _Training(LightningModule):
         parts = [w * loss(rate, counts, mean, valid) for w, loss in terms if w]
         return torch.stack(parts).sum()
 
+    def configure_model(self) -> None:
+        """Divide the network among the devices, if it is to be; the trainer calls this."""
+        if self.sharded:
+            shard(self.network, self.device_mesh["data_parallel"])  # type: ignore[index]
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, loader: int) -> Batch:
         return batch.to(device)
 
@@ -264,6 +273,8 @@ class _Training(LightningModule):
         if self.config.probe_trainable:
             factor = self.trainer.optimizers[0].param_groups[0]["lr"] / self.config.learning_rate
             for probe in self._probes():
+                if self.sharded and probe.field.grad is not None:  # which is not divided
+                    probe.field.grad = self.trainer.strategy.reduce(probe.field.grad)  # type: ignore[assignment]
                 probe.descend(self.config.probe_learning_rate * factor)
 
     def _probes(self) -> Iterator[ProbeParameter]:

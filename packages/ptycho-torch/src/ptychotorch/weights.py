@@ -18,7 +18,9 @@ __all__ = ["from_arrays", "to_arrays"]
 def to_arrays(network: nn.Module) -> dict[str, NDArray[np.float32]]:
     """All weights of a network: neutral name → float32 array."""
     return {
-        _neutral_name(name, tensor): _to_neutral(name, tensor.detach().float().cpu().numpy())
+        _neutral_name(name, tensor): _to_neutral(
+            name, _whole(tensor.detach()).float().cpu().numpy()
+        )
         for name, tensor in network.state_dict().items()
     }
 
@@ -47,6 +49,11 @@ def from_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> 
             )
         state[name] = torch.from_numpy(array)
     network.load_state_dict(state)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor put together, on every device, if several share it (``sharding``)."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _neutral_name(name: str, tensor: Tensor) -> str:

@@ -48,10 +48,11 @@ class ExecutionConfig(Section):
         1, ge=1, description="Devices of each machine to train on; on a CPU, processes."
     )
     num_nodes: int = Field(1, ge=1, description="Machines to train on.")
-    strategy: Literal["auto", "ddp"] = Field(
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
         "auto",
-        description="How several devices share the work: each takes a part of every batch (`ddp`); "
-        "`auto` is that where there are several.",
+        description="How several devices share the work: each takes a part of every batch (`ddp`), "
+        "and keeps but a part of the weights and of the optimiser (`fsdp`, slower, for networks "
+        "that are large, and without previews); `auto` is `ddp` where there are several.",
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto",
