@@ -55,8 +55,10 @@ def test_object_and_probe_are_found_from_free_space(natural):
     assert [progress.epoch for progress in seen] == list(range(1, solution.epochs + 1))
 
 
-def some_state(rng: np.random.Generator, modes: int, varying: int) -> tuple[Unknowns, Patterns]:
-    """Five patterns of doubles, the last of them only there to fill up the batch."""
+def some_state(
+    rng: np.random.Generator, modes: int, varying: int
+) -> tuple[Unknowns, Patterns, tf.Tensor]:
+    """Five patterns of doubles, the last there to fill up the batch; and fractions of pixels."""
 
     def complex_(*shape: int) -> tf.Tensor:
         return tf.constant(rng.normal(size=shape) + 1j * rng.normal(size=shape))
@@ -68,25 +70,26 @@ def some_state(rng: np.random.Generator, modes: int, varying: int) -> tuple[Unkn
         variable=complex_(varying, 16, 16) if varying else None,
     )
     there = np.array([1.0, 1, 1, 1, 0])
+    pixel, fraction = physics.split_positions(tf.constant(rng.uniform(8, 16, size=(5, 2))))
     patterns = Patterns(
-        positions=tf.constant(rng.uniform(8, 16, size=(5, 2))),
+        pixel=pixel,
+        ramps=physics.axis_ramps(fraction, 16),
         gain=tf.constant(rng.uniform(0.5, 2, size=5) * there),
         weights=tf.constant(rng.normal(size=(5, varying))) if varying else None,
         amplitude=tf.constant(np.sqrt(rng.poisson(50.0, size=(5, 16, 16)))),
         valid=tf.constant((rng.random((16, 16)) > 0.2) * there[:, None, None]),
     )
-    return unknowns, patterns
+    return unknowns, patterns, fraction
 
 
 @pytest.mark.parametrize("likelihood", ["amplitude", "poisson"])
 @pytest.mark.parametrize(("modes", "varying"), [(1, 0), (3, 0), (2, 2)])
 def test_the_sums_are_the_gradients_of_the_losses(rng, likelihood, modes, varying):
     """Against autodiff, in double precision: ∂L/∂z* is half the gradient that TensorFlow gives."""
-    unknowns, patterns = some_state(rng, modes, varying)
+    unknowns, patterns, fraction = some_state(rng, modes, varying)
     solved = {"obj": unknowns.obj, "probe": unknowns.probe}
     if varying:
         solved["variable"] = unknowns.variable
-    pixel, fraction = physics.split_positions(patterns.positions)
     loss_of = physics.poisson_deviance if likelihood == "poisson" else physics.amplitude_mse
     with tf.GradientTape() as tape:
         tape.watch(solved)
@@ -99,7 +102,7 @@ def test_the_sums_are_the_gradients_of_the_losses(rng, likelihood, modes, varyin
                 probe = tf.concat([probe[:1] + change, probe[1:]], 0)
             shifted = physics.shift_probe(probe, fraction[j : j + 1])
             shifted *= tf.cast(patterns.gain[j], probe.dtype)
-            windows = physics.extract(solved["obj"], pixel[j : j + 1], 16)
+            windows = physics.extract(solved["obj"], patterns.pixel[j : j + 1], 16)
             waves = physics.far_field(physics.exit_waves(shifted, windows), corner=True)
             rates.append(physics.intensity(waves, unknowns.background))
         counts, rate = tf.square(patterns.amplitude), tf.concat(rates, 0)
@@ -117,7 +120,7 @@ def test_the_sums_are_the_gradients_of_the_losses(rng, likelihood, modes, varyin
 
 
 def test_patterns_that_fill_up_a_batch_count_for_nothing(rng):
-    unknowns, patterns = some_state(rng, 2, 1)
+    unknowns, patterns, _ = some_state(rng, 2, 1)
     real = Patterns(*(part[:4] for part in patterns))
     for some, all_ in zip(found_of(unknowns, real), found_of(unknowns, patterns), strict=True):
         np.testing.assert_allclose(all_, some, rtol=1e-12)

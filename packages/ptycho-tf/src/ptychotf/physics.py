@@ -67,12 +67,21 @@ def inverse_far_field(wave: Tensor, corner: bool = False) -> Tensor:
     return exit_wave if corner else tf.signal.fftshift(exit_wave, axes=_PLANE)
 
 
+def axis_ramps(fraction_px: Tensor, side: int) -> Tensor:
+    """The two factors of ``shift_ramp``, one along each axis: (B, 2) shifts → (B, 2, N)."""
+    k = tf.constant(np.fft.fftfreq(side), fraction_px.dtype)
+    angle = -2 * math.pi * fraction_px[..., None] * k
+    return tf.complex(tf.cos(angle), tf.sin(angle))
+
+
+def outer(ramps: Tensor) -> Tensor:
+    """Their product: (B, 2, N) → (B, 1, N, N)."""
+    return (ramps[:, 0, :, None] * ramps[:, 1, None, :])[:, None]
+
+
 def shift_ramp(fraction_px: Tensor, side: int) -> Tensor:
     """What shifts the transform of a probe, e^{−2πi k·f}: (B, 2) shifts → (B, 1, N, N)."""
-    k = tf.constant(np.fft.fftfreq(side), fraction_px.dtype)
-    angle = -2 * math.pi * fraction_px[..., None] * k  # (B, 2, N)
-    ramp = tf.complex(tf.cos(angle), tf.sin(angle))
-    return (ramp[:, 0, :, None] * ramp[:, 1, None, :])[:, None]  # separable
+    return outer(axis_ramps(fraction_px, side))
 
 
 def shift_probe(probe: Tensor, fraction_px: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from ptychodata.backends import Report, ShouldStop
 from ptychodata.contracts import Scan, Solution
 from ptychodata.descent import Descent, Fitted
 from ptychodata.solving import SolverPlan, plan_solution
+from ptychotf import physics
 from ptychotf.device import choose_device
 
 from .amplitudes import Amplitudes
@@ -92,8 +93,10 @@ class _TensorFlowFit:
         gain = (np.arange(len(chosen)) < len(index)).astype(np.float32)
         if estimate.intensity is not None:
             gain *= np.sqrt(estimate.intensity[chosen])
+        pixel, fraction = physics.split_positions(tf.constant(estimate.positions[chosen]))
         return Patterns(
-            tf.constant(estimate.positions[chosen]),
+            pixel,
+            physics.axis_ramps(tf.cast(fraction, tf.float32), estimate.side),
             tf.constant(gain),
             None if estimate.weights is None else tf.constant(estimate.weights[chosen]),
             tf.constant(self.measured.root(index)),

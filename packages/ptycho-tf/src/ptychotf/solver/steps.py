@@ -55,14 +55,17 @@ class Patterns(NamedTuple):
     """A batch of patterns, and what the estimate says of each.
 
     Args:
-        positions: (B, 2) float64 on the canvas.
+        pixel: (B, 2) the windows' centres in the object.
+        ramps: (B, 2, N) the probe's shift in Fourier space, along each axis; computed before, as
+            XLA would compute the sines anew for every pixel.
         gain: (B,) float32 root of the incoming intensity; 0 = there is no such pattern.
         weights: (B, K) float32 of the varying modes, or None.
         amplitude: (B, N, N) √I.
         valid: (B, N, N) or (B, 1, 1) weights of the pixels.
     """
 
-    positions: Tensor
+    pixel: Tensor
+    ramps: Tensor
     gain: Tensor
     weights: Tensor | None
     amplitude: Tensor
@@ -138,9 +141,8 @@ def visit(unknowns: Unknowns, patterns: Patterns, likelihood: str) -> Visit:
         likelihood: ``amplitude`` or ``poisson``.
     """
     obj, side = unknowns.obj, unknowns.probe.shape[-1]
-    pixel, fraction = physics.split_positions(patterns.positions)
-    index = physics.window_index(pixel, side, (obj.shape[0], obj.shape[1]))
-    ramp = physics.shift_ramp(tf.cast(fraction, patterns.gain.dtype), side)
+    index = physics.window_index(patterns.pixel, side, (obj.shape[0], obj.shape[1]))
+    ramp = physics.outer(patterns.ramps)
     waves = tf.signal.ifft2d(_transforms(unknowns, patterns) * ramp)
     waves *= _complex(patterns.gain)[:, None, None, None]
     windows = physics.gather(obj, index)
