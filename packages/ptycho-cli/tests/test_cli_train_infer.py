@@ -349,6 +349,15 @@ def test_a_network_the_backend_lacks_is_a_usage_error(scan, tmp_path, ptycho):
     assert "unrolled" in outcome.err
 
 
+def test_a_network_of_another_backend_is_said_to_be_its_own(scan, tmp_path, ptycho):
+    outcome = ptycho(
+        *("train", scan, "--backend", "stub", "--architecture", "fno"),
+        *("--output-dir", tmp_path / "run"),
+    )
+    assert outcome.code == 2
+    assert "found 'fno', which --backend torch alone has" in outcome.err
+
+
 def test_previews_are_drawn_and_stale_ones_go(scan, tmp_path, ptycho, monkeypatch):
     monkeypatch.delenv("PTYCHO_PREVIEW_EVERY")
     folder = tmp_path / "run"

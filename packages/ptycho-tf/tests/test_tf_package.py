@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ptychoconfig.errors import BackendError
-from ptychodata.backends import installed_backends, load_backend
+from ptychodata.backends import ONE_BACKEND, installed_backends, load_backend
 from ptychotf import _start
 
 
@@ -39,3 +39,7 @@ def test_missing_tensorflow_is_told_with_the_remedy(monkeypatch):
 def test_devices_say_how_accurate_bf16_is():
     devices = load_backend("tf").devices()
     assert 1e-4 < devices["tf cpu"]["bf16_error"] < 0.01
+
+
+def test_it_has_no_network_that_is_said_to_be_torch_only():
+    assert not {name for name in load_backend("tf").networks() if ONE_BACKEND.get(name) == "torch"}

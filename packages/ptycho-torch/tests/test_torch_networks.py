@@ -6,6 +6,7 @@ import torch
 
 from ptychoconfig.errors import BundleError, ConfigError, UsageError
 from ptychoconfig.schema import ModelConfig
+from ptychodata.backends import ONE_BACKEND
 from ptychodata.physics import split_positions
 from ptychotorch import physics
 from ptychotorch.batches import make_batch
@@ -86,3 +87,7 @@ def test_weights_that_do_not_fit_are_refused():
         from_arrays(network, weights | {name: weights[name][..., :-1]})
     with pytest.raises(BundleError, match="finite"):
         from_arrays(network, weights | {name: weights[name] * np.nan})
+
+
+def test_it_has_what_is_said_to_be_torch_only():
+    assert {name for name, only in ONE_BACKEND.items() if only == "torch"} <= NETWORKS.keys()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ptychocli.versions import installed, package_versions
 from ptychoconfig.errors import PtychoError
-from ptychodata.backends import KNOWN_BACKENDS, installed_backends, load_backend
+from ptychodata.backends import KNOWN_BACKENDS, ONE_BACKEND, installed_backends, load_backend
 
 __all__ = ["diagnose"]
 
@@ -63,11 +63,13 @@ def _backend(name: str) -> dict[str, Any]:
     except (PtychoError, BrokenProcessPool) as error:
         there = name in installed_backends()
         return {"installed": there, "loads": False, "reason": str(error), "devices": []}
+    lacking = [f"{net} ({only} only)" for net, only in ONE_BACKEND.items() if net not in networks]
     return {
         "installed": True,
         "loads": True,
         "reason": None,
         "networks": ", ".join(networks),
+        "lacks": ", ".join(lacking) or None,
         "devices": list(devices.items()),
     }
 

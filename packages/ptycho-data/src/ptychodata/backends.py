@@ -21,6 +21,7 @@ from ptychodata.contracts import Reconstruction, Scan, Solution
 __all__ = [
     "KNOWN_BACKENDS",
     "LAST_CHECKPOINT",
+    "ONE_BACKEND",
     "Backend",
     "Preview",
     "Progress",
@@ -36,6 +37,9 @@ ENTRY_POINT_GROUP = "ptycho.backends"
 
 KNOWN_BACKENDS = {"torch": "ptycho-torch", "tf": "ptycho-tf"}
 """Backends of this project: name → distribution that brings it."""
+
+ONE_BACKEND = {"fno": "torch", "ffno": "torch", "hybrid-resnet": "torch"}
+"""Networks that one backend alone builds; the others say whose they are."""
 
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 """File in the run directory that an interrupted training goes on from."""

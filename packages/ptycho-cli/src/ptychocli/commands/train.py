@@ -156,10 +156,13 @@ def run_training(
 
 
 def _refuse_unknown_network(engine: "Backend", architecture: str) -> None:
+    from ptychodata.backends import ONE_BACKEND
+
     if architecture not in engine.networks():
+        only = ONE_BACKEND.get(architecture)
         raise UsageError(
             f"--architecture: expected one of {', '.join(engine.networks())}, "
-            f"found {architecture!r}"
+            f"found {architecture!r}" + (f", which --backend {only} alone has" if only else "")
         )
 
 
