@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptychoconfig.errors import ConfigError
-from ptychodata.grouping import draw_subsample, group_indices, keep_frames, split_validation
+from ptychodata.grouping import (
+    deal,
+    draw_subsample,
+    group_indices,
+    group_redundancy,
+    keep_frames,
+    redundancy,
+    split_validation,
+)
 
 
 def grid(side, step=5.0):
@@ -112,3 +120,41 @@ def test_frames_that_the_scan_lacks_cannot_be_excluded(frames):
 def test_excluding_everything_is_refused():
     with pytest.raises(ConfigError, match=r"--exclude.*leaves none"):
         keep_frames(12, "0-11")
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 5))
+def test_parts_are_dealt_out_without_rest(count, parts, seed):
+    positions = np.random.default_rng(count).uniform(0, 50, (count, 2))
+    dealt = deal(positions, parts, seed)
+    assert len(dealt) == parts and max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    np.testing.assert_array_equal(np.sort(np.concatenate(dealt)), np.arange(count))
+
+
+def test_every_part_covers_the_scan_alike():
+    positions = np.stack(np.divmod(np.arange(400.0), 20), axis=1)
+    for part in deal(positions, 4):
+        quadrant = (positions[part] >= 10) @ [2, 1]
+        assert (np.abs(np.bincount(quadrant, minlength=4) - 25) <= 1).all()
+
+
+def test_order_of_the_patterns_does_not_matter_to_the_parts():
+    rng = np.random.default_rng(0)
+    positions = rng.uniform(0, 50, (100, 2))
+    order = rng.permutation(100)
+    for first, second in zip(deal(positions, 3), deal(positions[order], 3), strict=True):
+        np.testing.assert_array_equal(first, np.sort(order[second]))
+
+
+def test_redundancy_counts_the_probes_on_a_pixel():
+    """A disk of 100 pixels on a 10 × 10 px² raster without overlap, and with four times as many."""
+    probe = np.zeros((1, 32, 32), complex)
+    probe[0, 11:21, 11:21] = 1
+    sparse, dense = (np.stack(np.divmod(np.arange(400.0), 20), axis=1) * step for step in (10, 5))
+    assert redundancy(probe, sparse) == pytest.approx(1, rel=0.01)
+    assert redundancy(probe, dense) == pytest.approx(4 / (1 + 1 / 20) ** 2, rel=0.02)
+    assert redundancy(2 * probe, sparse[:1]) == pytest.approx(1)
+
+
+def test_redundancy_of_groups_that_take_all_is_that_of_their_square():
+    assert group_redundancy(4.0, 9, 8) == pytest.approx(9 / 2.5**2)
+    assert group_redundancy(4.0, 1, 4) == 1

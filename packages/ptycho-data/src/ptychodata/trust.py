@@ -15,6 +15,7 @@ from ptychoconfig.errors import DataError
 
 from .contracts import Reconstruction, Scan
 from .frc import FRC, frc_of
+from .grouping import deal
 
 __all__ = [
     "Unlike",
@@ -42,32 +43,9 @@ a point, so these say what counts as the like of it."""
 def halves(
     positions_px: NDArray[np.float64], seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split a scan so that both halves cover it alike.
-
-    Positions are paired along a Z-order curve, which keeps neighbours together, and a coin decides
-    which of a pair goes where: neither half is a lattice of its own.
-
-    Args:
-        positions_px: (P, 2) probe centres (y, x).
-        seed: of the coin.
-
-    Returns:
-        Sorted indices of each half, P/2 rounded up and down.
-    """
-    low, extent = positions_px.min(axis=0), np.ptp(positions_px, axis=0).max()
-    cell = ((positions_px - low) / max(float(extent), 1e-9) * (2**16 - 1)).astype(np.int64)
-    code = np.zeros(len(cell), dtype=np.int64)
-    for bit in range(16):
-        code |= (((cell[:, 0] >> bit) & 1) << (2 * bit + 1)) | (
-            ((cell[:, 1] >> bit) & 1) << 2 * bit
-        )
-    order = np.argsort(code, kind="stable").astype(np.int64)
-    coin = np.random.default_rng(seed).integers(2, size=(len(order) + 1) // 2)
-    rank = np.arange(len(order))
-    in_second = (rank + coin[rank // 2]) % 2 == 1
-    if len(order) % 2:
-        in_second[-1] = False
-    return np.sort(order[~in_second]), np.sort(order[in_second])
+    """Split a scan so that both halves cover it alike: sorted indices of each."""
+    first, second = deal(positions_px, 2, seed)
+    return first, second
 
 
 def split_half(scan: Scan, reconstruct: Callable[[Scan], Reconstruction], seed: int = 0) -> FRC:

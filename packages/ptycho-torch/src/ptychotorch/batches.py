@@ -20,6 +20,14 @@ __all__ = ["Batch", "GroupDataset", "make_batch", "make_loader"]
 class Batch(batches.Batch[Tensor]):
     """B patterns and where they lie in a canvas, as tensors of one device."""
 
+    def part(self, index: slice | Tensor) -> "Batch":
+        """Some of the patterns, on the same canvas."""
+        fields, valid = dict(vars(self)), self.valid
+        fields["valid"] = valid[index] if valid is not None and valid.ndim == 3 else valid
+        for name in ("counts", "pixel", "fraction", "label"):
+            fields[name] = None if fields[name] is None else fields[name][index]
+        return Batch(**fields)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
         return Batch(**self.mapped(lambda tensor: tensor.to(device, non_blocking=True)))
@@ -39,8 +47,10 @@ def make_batch(
 class GroupDataset(Dataset[Batch]):
     """Reads the batch of patterns that a ``Rows`` names, each group in a square of its own."""
 
-    def __init__(self, scans: Sequence[Scan], labelled: bool = False) -> None:
-        self.reader = GroupReader(scans, labelled=labelled)
+    def __init__(
+        self, scans: Sequence[Scan], *, side: int | None = None, labelled: bool = False
+    ) -> None:
+        self.reader = GroupReader(scans, side=side, labelled=labelled)
 
     def __getitem__(self, rows: Rows | tuple[int, NDArray[np.int64]]) -> Batch:
         return Batch(**self.reader.read(Rows(*rows)).mapped(torch.from_numpy))

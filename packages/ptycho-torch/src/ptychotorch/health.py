@@ -78,14 +78,12 @@ class _Look:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.channels = self.dead = 0
-        self.last: tuple[Tensor, Tensor, Batch] | None = None
         self.answers: Tensor | None = None
         self.hooks: list[Any] = []
 
     def __enter__(self) -> "_Look":
         layers = [m for m in self.network.modules() if isinstance(m, _ACTIVATIONS)]
         self.hooks = [layer.register_forward_hook(self._count) for layer in layers]
-        self.hooks.append(self.network.register_forward_hook(self._keep))
         if isinstance(self.network, PatternNetwork):
             self.hooks.append(self.network.generator.register_forward_hook(self._listen))
         return self
@@ -99,18 +97,17 @@ class _Look:
         self.channels += len(low)
         self.dead += int((high - low <= 1e-6 * high.abs().max()).sum())
 
-    def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, shifted, batch = inputs
-        self.last = output.detach(), shifted.detach(), batch
-
     def _listen(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self.answers = output.detach().flatten(0, 1)
 
-    def figures(self) -> Figures | None:
-        """What was seen; None where too few patterns were."""
-        if self.last is None or len(self.last[0]) < _FEWEST * self.last[2].per_group:
+    def figures(self, last: tuple[Tensor, Tensor, Batch] | None) -> Figures | None:
+        """What was seen, with the last patches, their probe and their patterns.
+
+        None where too few patterns were.
+        """
+        if last is None or len(last[0]) < _FEWEST * last[2].per_group:
             return None
-        return figures(*self.last, self.dead / max(1, self.channels), self.answers)
+        return figures(*last, self.dead / max(1, self.channels), self.answers)
 
 
 class HealthMonitor(Callback):
@@ -155,7 +152,7 @@ class HealthMonitor(Callback):
         if self._look is None:
             return
         self._stack.close()
-        found, self._look = self._look.figures(), None
+        found, self._look = self._look.figures(pl_module.last), None
         done, batches = _place(pl_module, batch_idx)
         done += trainer.current_epoch * batches + 1
         told = self.watch.judge(found, done, batches)

@@ -1,15 +1,14 @@
-"""Applying a trained network to a scan, in batches, into one canvas.
+"""Applying a trained network to a scan: a pass over its patterns per step, summed on one canvas.
 
-With ``merge="scan"`` there is one pass over the scan per update step: a batch of patches is cut
-out of the finished canvas, improved, and added to the next one.  Memory is bounded by the batch
-and two canvases, whatever the number of patterns.
+With ``merge="scan"`` a batch of windows is cut out of the object, seen, and what it says is added
+to the sums; after the pass the network updates the object once.  Memory is bounded by the batch
+and the canvas, whatever the number of patterns.
 """
 
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +20,16 @@ from ptychoconfig.payloads import InferencePayload
 from ptychodata.backends import Progress, Report
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
-from ptychodata.grouping import group_indices
+from ptychodata.grouping import deal, group_indices, group_redundancy, redundancy
 from ptychodata.physics import split_positions
 from ptychodata.probes import probe_for
-from ptychodata.stitching import Canvas, nearest_pattern, plan_canvas
+from ptychodata.stitching import nearest_pattern, plan_canvas
 
 from . import physics
 from .batches import GroupDataset, make_batch
 from .device import choose_device, choose_dtype
-from .merging import merge_weight, refine
-from .networks import Network, build_network
+from .merging import refine
+from .networks import FIELDS, Network, State, Sums, build_network, fields_of, merge_weight
 from .weights import from_arrays
 
 __all__ = ["infer"]
@@ -46,22 +45,24 @@ def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report)
     network.to(device).eval()
     probe, source = probe_for(scan, bundle, payload.inference.probe)
     run = _Run(network, scan, torch.from_numpy(probe).to(device), payload, report)
-    canvas = run.by_scan() if payload.inference.merge == "scan" else run.by_group()
-    obj = canvas.object()
-    if not np.isfinite(obj).all():
+    whole = payload.inference.merge == "scan"
+    obj, sums = run.by_scan() if whole else run.by_group()
+    if not torch.isfinite(torch.view_as_real(obj)).all():
         raise NumericalError(
             f"{scan.name}: expected a finite object, found NaN or infinity; check the scan with "
             "`ptycho inspect`, or use --precision 32-true"
         )
+    coverage = sums.weight / sums.weight.max()
+    alone = payload.inference.merge == "none"
     return Reconstruction(
-        obj=obj.astype(np.complex64),
-        coverage=canvas.relative_coverage(),
-        origin_yx_px=canvas.origin_yx_px.astype(np.float64),
+        obj=obj.cpu().numpy().astype(np.complex64),
+        coverage=coverage.cpu().numpy().astype(np.float32),
+        origin_yx_px=run.origin.astype(np.float64),
         positions_px=scan.positions_px,
         probe=probe,
         pixel_size_m=scan.object_pixel_m,
         probe_source=source,
-        disagreement=canvas.disagreement(),
+        disagreement=None if alone else sums.disagreement().cpu().numpy().astype(np.float32),
     )
 
 
@@ -80,27 +81,44 @@ class _Run:
         self.payload, self.size = payload, payload.inference.batch_size
         self.shape, self.origin = plan_canvas(scan.positions_px, scan.N)
         self.pixel = split_positions(scan.positions_px)[0] - self.origin
+        self.rows = self._groups(network.group_size)
+        self.redundancy = redundancy(probe.cpu().numpy(), scan.positions_px)
+        whole = payload.inference.merge == "scan"
+        self.passes, self.done = network.steps if whole else 1, 0
         self.started = time.monotonic()
 
-    def by_scan(self) -> Canvas:
-        """One pass per update step, merging the whole scan in between."""
-        canvas, current = Canvas(self.shape, self.origin), self._on_device(np.ones(self.shape))
-        rows = self._groups(self.network.group_size)
+    def by_scan(self) -> tuple[Tensor, Sums]:
+        """One pass per step over the whole scan: (H, W) object, and the last sums."""
+        state = State.free_space((1, *self.shape), self.probe.device, self.redundancy)
+        total = self._canvas()
         for step in range(self.network.steps):
-            last = step == self.network.steps - 1
-            canvas = Canvas(self.shape, self.origin, spread=last)
-            for chunk in self._chunks(step, self.network.steps, rows.shape[1]):
-                index = rows[chunk].reshape(-1)
-                batch = make_batch(self.scan, index, self.pixel[index], self.shape)
-                batch = replace(batch, per_group=rows.shape[1]).to(self.probe.device)
-                shifted = physics.shift_probe(self.probe, batch.fraction)
-                patches = physics.extract(current, batch.pixel, self.scan.N)
-                patches = self.network(step, patches, shifted, batch)
-                _add(canvas, patches, merge_weight(shifted), self.pixel[index])
-            current = self._on_device(canvas.object())
-        return canvas
+            parts = deal(
+                self.scan.positions_px, self.network.rounds(step, self.redundancy), seed=step
+            )
+            total.zero_()
+            for part in parts:
+                canvas = self._canvas() if len(parts) > 1 else total
+                self._see(step, part, state, canvas)
+                state = self.network.advance(step, state, Sums(canvas[None]))
+                if len(parts) > 1:
+                    total += canvas
+            state = self.network.correct(step, state, Sums(total[None]))
+        return state.obj[0], Sums(total)
 
-    def by_group(self) -> Canvas:
+    def _see(self, step: int, part: NDArray[np.int64], state: State, canvas: Tensor) -> None:
+        """Add to a canvas what the patterns of a part say."""
+        rows = self.rows[part]
+        for chunk in self._chunks(len(part), rows.shape[1]):
+            index = rows[chunk].reshape(-1)
+            batch = make_batch(self.scan, index, self.pixel[index], self.shape)
+            batch = replace(batch, per_group=rows.shape[1]).to(self.probe.device)
+            shifted = physics.shift_probe(self.probe, batch.fraction)
+            windows = physics.window_index(batch.pixel, self.scan.N, self.shape)
+            patches = physics.gather(state.obj, windows)
+            fields = self.network.see(step, patches, shifted, batch)
+            physics.add_windows(canvas, fields, windows, batch.pixel)
+
+    def by_group(self) -> tuple[Tensor, Sums]:
         """Every pattern with its neighbours, or alone; the whole scan is merged at the end only."""
         alone = self.payload.inference.merge == "none"
         if alone and self.network.group_size > 1:
@@ -110,19 +128,29 @@ class _Run:
                 "which needs a group; use --merge scan, or train with --gridsize 1"
             )
         groups = self._groups(1 if alone else self.payload.model.C)
-        dataset = GroupDataset([self.scan])
-        canvas = Canvas(self.shape, self.origin, spread=not alone)
-        for index in self._chunks(0, 1, per_pattern=groups.shape[1]):
+        side = int(np.ptp(self.pixel[groups], axis=1).max()) + self.scan.N
+        dataset = GroupDataset([self.scan], side=side)  # the same side whatever the batch
+        members = groups.shape[1]
+        overlap = group_redundancy(self.redundancy, members, members - 1)
+        canvas = self._canvas()
+        for index in self._chunks(len(self.scan), groups.shape[1]):
             batch = dataset[0, groups[index]].to(self.probe.device)
             shifted = physics.shift_probe(self.probe, batch.fraction)
-            *_, patches = refine(self.network, shifted, batch)
+            *_, patches = refine(self.network, shifted, batch, overlap)
             patches, shifted = patches[:: batch.per_group], shifted[:: batch.per_group]
             weight = merge_weight(shifted)
             if alone:
                 mine = nearest_pattern(self.scan.positions_px, index, self.scan.N)
                 weight = weight * torch.from_numpy(mine).to(weight)
-            _add(canvas, patches, weight, self.pixel[index])
-        return canvas
+            pixel = torch.from_numpy(self.pixel[index]).to(patches.device)
+            windows = physics.window_index(pixel, self.scan.N, self.shape)
+            physics.add_windows(canvas, fields_of(patches, weight), windows, pixel)
+        sums = Sums(canvas)
+        return torch.where(sums.weight > 0, sums.mean(), 1.0), sums
+
+    def _canvas(self) -> Tensor:
+        """Where fields are summed, in double precision."""
+        return torch.zeros(*self.shape, FIELDS, dtype=torch.float64, device=self.probe.device)
 
     def _groups(self, size: int) -> NDArray[np.int64]:
         """Every pattern with its nearest neighbours: (P, size) indices, itself first."""
@@ -134,30 +162,24 @@ class _Run:
             sequential=True,
         )
 
-    def _chunks(self, part: int, parts: int, per_pattern: int = 1) -> Iterator[NDArray[np.int64]]:
-        """Indices of the patterns to compute together, telling how far the run is."""
-        count, size = len(self.scan), max(1, self.size // per_pattern)
+    def _chunks(self, count: int, per_pattern: int) -> Iterator[NDArray[np.int64]]:
+        """Which of ``count`` patterns to compute together, telling how far the run is."""
+        size = max(1, self.size // per_pattern)
         for start in range(0, count, size):
             index = np.arange(start, min(start + size, count))
             yield index
-            done = part * count + int(index[-1]) + 1
+            self.done += len(index)
             elapsed = max(1e-9, time.monotonic() - self.started)
+            total = self.passes * len(self.scan)
             self.report(
                 Progress(
                     phase="infer",
-                    done=done,
-                    total=parts * count,
+                    done=self.done,
+                    total=total,
                     epoch=1,
                     epochs=1,
                     metrics={},
-                    patterns_per_s=done / parts / elapsed,
-                    seconds_left=elapsed * (parts * count - done) / done,
+                    patterns_per_s=self.done / self.passes / elapsed,
+                    seconds_left=elapsed * (total - self.done) / self.done,
                 )
             )
-
-    def _on_device(self, obj: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(obj.astype(np.complex64)).to(self.probe.device)
-
-
-def _add(canvas: Canvas, patches: Tensor, weight: Tensor, pixel: NDArray[np.int64]) -> None:
-    canvas.add(patches.cpu().numpy(), pixel, weight.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Update steps with a merge of overlapping patches between them."""
+"""Steps of a network, with the patterns of a batch merged in between."""
 
 from collections.abc import Iterator
 
@@ -7,31 +7,58 @@ from torch import Tensor
 
 from . import physics
 from .batches import Batch
-from .networks import Network
+from .networks import FIELDS, Network, State, Sums
 
-__all__ = ["merge_weight", "refine"]
+__all__ = ["refine", "unseen"]
 
-_WEIGHT_FLOOR = 1e-4  # relative illumination below which a patch hardly speaks for a pixel
-
-
-def merge_weight(shifted_probe: Tensor) -> Tensor:
-    """How much a patch speaks for each of its pixels: (B, M, N, N) → (B, N, N) in (0, 1]."""
-    power = physics.coverage(shifted_probe)
-    return power / power.amax((-2, -1), keepdim=True) + _WEIGHT_FLOOR
+_ONE_IN = 4
 
 
-def refine(network: Network, shifted_probe: Tensor, batch: Batch) -> Iterator[Tensor]:
-    """Start from free space, and after each step of the network merge within the batch's canvas.
+def unseen(network: Network, batch: Batch) -> Tensor:
+    """Patterns that a network is not shown in training, and is to predict: (B,) bool.
+
+    One in four of a group, the anchor among them: a network that is judged by the patterns that it
+    was shown learns to reproduce their noise (J. Lehtinen et al., ICML (2018)).  None where a group
+    has fewer, or the network takes it together.
+    """
+    member = torch.arange(len(batch), device=batch.pixel.device) % batch.per_group
+    shows_all = network.group_size > 1 or batch.per_group < _ONE_IN
+    return torch.zeros_like(member, dtype=torch.bool) if shows_all else member % _ONE_IN == 0
+
+
+def refine(
+    network: Network,
+    shifted_probe: Tensor,
+    batch: Batch,
+    redundancy: float = 1.0,
+    hidden: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Start from free space, and let the patterns of a batch change the object in every step.
+
+    Args:
+        network: what sees and changes.
+        shifted_probe: (B, M, N, N) probe at each position.
+        batch: patterns on one canvas or several.
+        redundancy: how many probes of a group light a pixel.
+        hidden: (B,) bool, True for patterns that the network does not see; None = it sees all.
 
     Yields:
-        (B, N, N) merged patches after each step.
+        (B, N, N) windows of the object after each step.
     """
     index = physics.window_index(batch.pixel, shifted_probe.shape[-1], batch.shape)
-    weight = merge_weight(shifted_probe)
-    total = physics.scatter(weight, index, batch.shape).clamp_min(_WEIGHT_FLOOR)
-    patches = torch.ones_like(shifted_probe[:, 0])
+    height, width = batch.shape[0] // batch.canvases, batch.shape[1]
+    shape = batch.canvases, height, width
+    state = State.free_space(shape, shifted_probe.device, redundancy)
+    shown = torch.arange(len(batch), device=index.device)
+    shown = shown if hidden is None else shown[~hidden]
     for step in range(network.steps):
-        patches = network(step, patches, shifted_probe, batch)
-        merged = physics.scatter(patches * weight, index, batch.shape) / total
-        patches = physics.gather(merged, index)
-        yield patches
+        rounds, passed = min(network.rounds(step, redundancy), batch.per_group), []
+        for part in range(rounds):
+            seen = shown[shown % batch.per_group % rounds == part]
+            patches = physics.gather(state.obj, index[seen])
+            fields = network.see(step, patches, shifted_probe[seen], batch.part(seen))
+            sums = physics.scatter(fields, index[seen], batch.shape)
+            passed.append(sums.view(-1, height, width, FIELDS))
+            state = network.advance(step, state, Sums(passed[-1]))
+        state = network.correct(step, state, Sums(torch.stack(passed).sum(0)))
+        yield physics.gather(state.obj, index)

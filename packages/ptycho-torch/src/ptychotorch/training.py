@@ -1,9 +1,9 @@
 """Training: minimise the misfit of the patterns that the network's object implies.
 
-No ground truth is used.  In each step the network improves the patches of a few groups, the
-overlapping patches of a group are merged and cut out again, and the forward model predicts the
-patterns; the loss of every update step counts, the last one most.  Supervised training has the same
-steps, and compares the patches with known ones instead.
+No ground truth is used.  In each step the network makes objects of a few groups of patterns, and
+the forward model predicts patterns of the same groups that the network was not shown; the loss
+after every pass counts, the last one most.  Supervised training has the same steps, and compares
+windows of the object with known ones instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ from ptychoconfig.schema import TrainingConfig
 from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
+from ptychodata.grouping import group_redundancy, redundancy
 from ptychodata.training.batches import GroupSampler, split_scans, validation_rows
 from ptychodata.training.checkpoints import Place, Shelf, identity
 from ptychodata.training.outcome import trained_bundle
@@ -37,7 +38,7 @@ from .clipping import clip_gradients
 from .compiling import compile_network
 from .device import choose_device, choose_dtype
 from .health import HealthMonitor
-from .merging import refine
+from .merging import refine, unseen
 from .networks import Network, build_network, refuse_other_sizes
 from .previews import Previews
 from .progress import Mean, Reporter
@@ -175,8 +176,17 @@ class _Training(LightningModule):
         self.kept, self.held_out = split_scans(scans, payload)
         self.batches = GroupSampler(scans, self.kept, payload).batches
         self.validates = any(map(len, self.held_out))
+        self.redundancies = [
+            group_redundancy(
+                redundancy(scan.photon_probe, scan.positions_px),
+                payload.model.C,
+                payload.training.neighbor_count,
+            )
+            for scan in scans
+        ]
         self.held_loss = Mean()
         self.sharded = payload.execution.strategy == "fsdp"
+        self.last: tuple[Tensor, Tensor, Batch] | None = None
         self.course: Course
 
     @property
@@ -216,7 +226,8 @@ class _Training(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        losses = list(self._misfits(batch))
+        hidden = unseen(self.network, batch)
+        losses = list(self._misfits(batch, hidden, hidden if hidden.any() else ~hidden))
         weights = step_weights(len(losses))
         loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
@@ -228,36 +239,36 @@ class _Training(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The misfit of the held-out patterns, which are the anchors of their groups."""
-        *_, loss = self._misfits(batch, anchors_only=True)
+        anchors = torch.arange(0, len(batch), batch.per_group)
+        *_, loss = self._misfits(batch, unseen(self.network, batch), anchors)
         self.held_loss.add(float(loss), batch.weight / batch.per_group)
 
     def on_validation_epoch_end(self) -> None:
         """Tell the mean over the held-out patterns of all ranks."""
         self.log("val_loss", self.held_loss.take_of_all(self))
 
-    def _misfits(self, batch: Batch, anchors_only: bool = False) -> Iterator[Tensor]:
-        """The loss after each update step, over all patterns or the anchors of groups alone."""
-        counted = slice(None, None, batch.per_group if anchors_only else 1)
+    def _misfits(self, batch: Batch, hidden: Tensor, judged: Tensor) -> Iterator[Tensor]:
+        """The loss after each pass, of the patterns ``judged``, when some are ``hidden``."""
         shifted = physics.shift_probe(self.probes[batch.scan](), batch.fraction)
-        for patches in refine(self.network, shifted.detach(), batch):
-            if batch.label is not None:
-                light = physics.coverage(shifted[counted])
-                yield label_misfit(patches[counted], batch.label[counted], light)
+        counted, overlap = batch.part(judged), self.redundancies[batch.scan]
+        for patches in refine(self.network, shifted.detach(), batch, overlap, hidden):
+            self.last = patches.detach(), shifted.detach(), batch
+            if counted.label is not None:
+                light = physics.coverage(shifted[judged])
+                yield label_misfit(patches[judged], counted.label, light)
             else:
-                yield self._misfit(patches[counted], shifted[counted], batch, counted)
+                yield self._misfit(patches[judged], shifted[judged], counted)
 
-    def _misfit(self, patches: Tensor, shifted: Tensor, batch: Batch, counted: slice) -> Tensor:
+    def _misfit(self, patches: Tensor, shifted: Tensor, batch: Batch) -> Tensor:
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
-        counts, valid = batch.counts[counted], batch.valid
-        valid = valid[counted] if valid is not None and valid.ndim == 3 else valid
         terms = (
             (self.config.poisson_weight, physics.poisson_deviance),
             (self.config.amplitude_weight, physics.amplitude_mse),
             (self.config.mae_weight, physics.amplitude_mae),
         )
         mean = self.mean_photons[batch.scan]
-        parts = [w * loss(rate, counts, mean, valid) for w, loss in terms if w]
+        parts = [w * loss(rate, batch.counts, mean, batch.valid) for w, loss in terms if w]
         return torch.stack(parts).sum()
 
     def configure_model(self) -> None:

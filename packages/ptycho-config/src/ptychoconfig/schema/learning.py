@@ -42,13 +42,13 @@ class ModelConfig(Section):
         3, ge=1, le=8, description="Side of a group: C = gridsize² overlapping patterns."
     )
     unrolled_steps: int = Field(
-        3, ge=1, le=16, description="Update steps of `unrolled`, each with weights of its own."
+        8, ge=1, le=64, description="Update steps of `unrolled`, all with the same weights."
     )
     unrolled_width: int = Field(
-        16, ge=8, le=256, multiple_of=8, description="Channels at the finest level of `unrolled`."
+        32, ge=8, le=256, multiple_of=8, description="Channels at the finest level of `unrolled`."
     )
     unrolled_levels: int = Field(
-        3, ge=1, le=4, description="Resolution levels below the finest in `unrolled`."
+        3, ge=1, le=5, description="Resolution levels below the finest in `unrolled`."
     )
     n_filters_scale: int = Field(
         2, ge=1, le=16, description="Factor on the channels of every layer of `cnn`."
@@ -275,7 +275,10 @@ _FROM_PATTERNS: dict[str, dict[str, object]] = {
 """As PtychoPINN trains: networks that must learn the physics need many passes."""
 
 ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
-    "unrolled": {"model": {"gridsize": 3}, "training": {"neighbor_count": 18}},
+    "unrolled": {
+        "model": {"gridsize": 3},
+        "training": {"neighbor_count": 18, "learning_rate": 5e-4},
+    },
     "cnn": _FROM_PATTERNS,
     "fno": _FROM_PATTERNS,
     "ffno": _FROM_PATTERNS,

@@ -64,6 +64,7 @@ class Batch(Generic[Array]):
         shape: (H, W) of the canvas.
         scan: number of the scan.
         per_group: C, the patterns of a group, which stand together, the anchor first.
+        canvases: of how many canvases, one above the other, the canvas is made.
         share: weight of the mean loss of this batch, 1 unless several ranks share it unevenly.
         label: (B, N, N) complex64 known windows of the object, for supervised training.
     """
@@ -76,6 +77,7 @@ class Batch(Generic[Array]):
     shape: tuple[int, int]
     scan: int = 0
     per_group: int = 1
+    canvases: int = 1
     share: float = 1.0
     label: Array | None = None
 
@@ -129,11 +131,19 @@ class GroupReader:
     Args:
         scans: where the patterns come from.
         multiple: the squares' side is rounded up to a multiple of it.
+        side: the squares' side; None = the least that holds the groups of a batch.
         labelled: read the known windows of the object too.
     """
 
-    def __init__(self, scans: Sequence[Scan], multiple: int = 1, *, labelled: bool = False) -> None:
-        self.scans, self.multiple, self.labelled = scans, multiple, labelled
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        multiple: int = 1,
+        *,
+        side: int | None = None,
+        labelled: bool = False,
+    ) -> None:
+        self.scans, self.multiple, self.side, self.labelled = scans, multiple, side, labelled
         self.pixels = [split_positions(scan.positions_px)[0] for scan in scans]
 
     def read(self, rows: Rows) -> Batch[NDArray[Any]]:
@@ -141,14 +151,21 @@ class GroupReader:
         number, groups, share = rows
         scan, pixel = self.scans[number], self.pixels[number][groups]  # (G, C, 2)
         pixel = pixel - pixel.min(axis=1, keepdims=True) + scan.N // 2
-        side = int(pixel.max()) + scan.N // 2
+        side = self.side or int(pixel.max()) + scan.N // 2
         side += -side % self.multiple
         pixel[..., 0] += side * np.arange(len(groups))[:, None]
         shape = (side * len(groups), side)
         index = groups.reshape(-1)
         batch = read_batch(scan, index, pixel.reshape(-1, 2), shape)
         label = known_windows(scan, index) if self.labelled else None
-        return replace(batch, scan=number, per_group=groups.shape[1], share=share, label=label)
+        return replace(
+            batch,
+            scan=number,
+            per_group=groups.shape[1],
+            canvases=len(groups),
+            share=share,
+            label=label,
+        )
 
 
 class GroupSampler:

@@ -17,9 +17,20 @@ from pkgutil import iter_modules
 from ptychoconfig.errors import DataError, UsageError
 from ptychoconfig.schema import ModelConfig
 
-from ._base import Network
+from ._base import FIELDS, Network, State, Sums, fields_of, merge_weight
 
-__all__ = ["NETWORKS", "Network", "build_network", "find_networks", "refuse_other_sizes"]
+__all__ = [
+    "FIELDS",
+    "NETWORKS",
+    "Network",
+    "State",
+    "Sums",
+    "build_network",
+    "fields_of",
+    "find_networks",
+    "merge_weight",
+    "refuse_other_sizes",
+]
 
 Builder = Callable[[ModelConfig], Network]
 

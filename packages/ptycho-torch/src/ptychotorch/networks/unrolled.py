@@ -1,86 +1,163 @@
-"""``unrolled``: a few update steps, each corrected by a small U-Net in real space.
+"""``unrolled``: accelerated gradient steps of the whole object, corrected by one small U-Net.
 
-Step k is fed, for each pattern, the object update g that pattern and probe imply
-(``physics.object_update``), the current estimate O and the modulus of the probe, and returns
+A step is a pass over the patterns, in rounds.  In a round every pattern of its part says by how
+much its exit wave should change, χ = F⁻¹{ψ (√I/√λ − 1)}, and the sums over the part move the object
+by
 
-    O ← O + g + U_k(Re g, Im g, Re O − 1, Im O, √Σ|P|² / max √Σ|P|²).
+    V ← D + μ V,   D = Σ_j Σ_m (S_f P_m)* χ_m / (W + β W̄),   O ← O + V,
 
-Between steps the overlapping patches are merged by the caller.  The Fourier transform, the probe
-and the overlap are given, not learned, so that one set of weights serves any probe, any number of
-modes and any N divisible by 2^(levels+1).  The last layer starts at zero: an untrained network is
-the classical update.
+    W = Σ_j Σ_m |S_f P_m|²,   W̄ = Σ W² / Σ W,   β = 0.02
 
-After: K. Monakhova et al., Opt. Express 27, 28075 (2019) for unrolled reconstruction;
-O. Ronneberger et al., MICCAI (2015) for the U-Net; B. Zhang & R. Sennrich, NeurIPS (2019) for
-normalisation by the root mean square.
+(A. Maiden, D. Johnson & P. Li, Optica 4, 736 (2017), for many patterns at once and with momentum).
+Of ρ probes that light a pixel on average, a part has about three, so that a pass makes 4 to 8
+rounds with μ = 0.75 ρ/(ρ + 1); the last two passes average the noise of all patterns, in one round
+and with μ = 0.
+
+After each pass the U-Net corrects the object, once, by what it sees of it:
+
+    O ← O + s U(Re ΔO/s, Im ΔO/s, Re O − 1, Im O, √(W/W̄), lg s, lg(e + 0.1), k/K),
+    s² = Σ W|ΔO|² / Σ W + 1 / 4(W + β W̄),
+
+where ΔO is what the pass changed; s is the size of an error that is still there: by how much the
+object moves, and what photon noise leaves, W, of all patterns, being the photons on a pixel of the
+object; e is the mean misfit of the patterns that lit the pixel, (4/N²) Σ(√λ − √I)², which is 1
+where noise alone is left; and k/K is how far the passes are.  The Fourier transform, the probe and
+the overlap are given, not learned, and nothing is computed per pattern but the physics: one set of
+weights serves any probe, any number of modes, any N, any overlap and any number of passes.  The
+last layer starts at zero: an untrained network solves without corrections.
+
+Each pass is trained to do the best it can with the object that it is given: gradients do not pass
+from one to the one before, which would cost the backward pass of the physics in each.
+
+After: J. Adler & O. Öktem, IEEE Trans. Med. Imaging 37, 1322 (2018) for learned steps that see the
+gradient; O. Ronneberger et al., MICCAI (2015) for the U-Net; B. Zhang & R. Sennrich, NeurIPS (2019)
+for normalisation by the root mean square.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the framework's own custom
 from torch import Tensor, nn
 
-from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import ModelConfig
 from ptychotorch import physics
 from ptychotorch.batches import Batch
 
-from ._base import Network
+from ._base import Network, State, Sums
 
 __all__ = ["SUMMARY", "Unrolled", "build"]
 
+Part = tuple[Any, slice, slice]
+
 SUMMARY = "unrolled update steps, given the probe and the Fourier transform"
 
-_FED = 5  # channels: Re g, Im g, Re O − 1, Im O, √Σ|P|²
-_FOLD = 2  # space-to-depth: pixels folded into channels before the first convolution
+_FED = 8  # channels that the U-Net sees
+_FOLD = 4  # space-to-depth: pixels folded into channels before the first convolution
+_FLOOR = 0.02  # β
+_MOMENTUM = 0.75  # μ for ρ → ∞
+_LAST = 2  # passes in one round and without momentum
+_PROBES, _FEWEST, _MOST = 3.0, 4, 8  # of a part on a pixel; rounds of a pass
+
+TILE = 1024
+"""Side of the tiles, in pixels, in which a larger canvas is corrected where nothing is learned."""
 
 
 def build(model: ModelConfig) -> "Unrolled":
-    """Build ``unrolled`` for ``model``.
-
-    Raises:
-        ConfigError: N is not divisible by the coarsest level's pixel.
-    """
-    coarsest = _FOLD * 2**model.unrolled_levels
-    if model.N % coarsest:
-        raise ConfigError(
-            f"--unrolled-levels {model.unrolled_levels}: expected patterns of a side divisible by "
-            f"{coarsest}, found N = {model.N}; crop the patterns or use fewer levels"
-        )
+    """Build ``unrolled`` for ``model``, whatever its N."""
     return Unrolled(model.unrolled_steps, model.unrolled_width, model.unrolled_levels)
 
 
 class Unrolled(Network):
-    """``steps`` update steps with a U-Net of its own each."""
+    """``steps`` passes, all corrected by the same U-Net."""
 
     def __init__(self, steps: int, width: int, levels: int) -> None:
         super().__init__()
-        self.unets = nn.ModuleList(_UNet(width, levels) for _ in range(steps))
+        self.unet = _UNet(width, levels)
         self.steps = steps
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared
 
-    def forward(self, step: int, patches: Tensor, shifted_probe: Tensor, batch: Batch) -> Tensor:
-        """Improve the patches of a batch: (B, N, N) complex64 → (B, N, N) complex64."""
-        update = physics.object_update(
-            patches, shifted_probe, batch.counts, batch.valid, batch.background, corner=True
+    @torch.no_grad()
+    def see(self, step: int, patches: Tensor, shifted_probe: Tensor, batch: Batch) -> Tensor:
+        """The changes of exit waves that the patterns ask for, on the object: (B, N, N, 5)."""
+        waves = physics.far_field(physics.exit_waves(shifted_probe, patches), corner=True)
+        rate = physics.intensity(waves, batch.background)
+        root, valid = batch.counts.sqrt(), batch.valid
+        factor = root * torch.rsqrt(rate + physics.EPSILON) - 1
+        missed = (torch.sqrt(rate + physics.EPSILON) - root).square()
+        if valid is not None:
+            factor, missed = factor * valid, missed * valid
+        change = physics.inverse_far_field(waves * factor[:, None], corner=True)
+        light = physics.coverage(shifted_probe)
+        asked = (shifted_probe.conj() * change).sum(1)
+        misfit = 4 * missed.mean((-2, -1))
+        fields = [asked.real, asked.imag, light, physics.coverage(change)]
+        return torch.stack([*fields, light * misfit[:, None, None]], -1)
+
+    def rounds(self, step: int, redundancy: float) -> int:
+        """As many as leave each part enough overlap, and one in the last passes."""
+        if step >= self.steps - _LAST:
+            return 1
+        return max(_FEWEST, min(_MOST, round(redundancy / _PROBES)))
+
+    @torch.no_grad()
+    def advance(self, step: int, state: State, sums: Sums) -> State:
+        """Take a gradient step with momentum."""
+        direction = sums.numerator / _floored(sums.weight, _FLOOR)
+        going = step < self.steps - _LAST
+        momentum = _MOMENTUM * state.redundancy / (state.redundancy + 1) if going else 0.0
+        return state.moved(direction.to(state.obj) + momentum * state.change)
+
+    def correct(self, step: int, state: State, sums: Sums) -> State:
+        """Correct the object after a pass; the gradient ends here."""
+        obj, passed, light = state.obj.detach(), state.passed.detach(), sums.weight
+        moved = (light * passed.abs().square()).sum((-2, -1), keepdim=True)
+        moved = moved / _floored(light, 0).sum((-2, -1), keepdim=True)
+        scale = torch.sqrt(moved + 0.25 / _floored(light, _FLOOR)).to(obj.real)
+        known = [
+            (light / _floored(_typical(light), 0)).sqrt(),
+            torch.log10(scale),
+            torch.log10(sums.misfit / _floored(light, 1e-6) + 0.1),
+            torch.full_like(light, step / self.steps),
+        ]
+        fed = [passed / scale, obj - 1]
+        fed = [part for field in fed for part in (field.real, field.imag)]
+        correction = self._corrected(torch.stack([*fed, *(k.to(scale) for k in known)], 1))
+        return replace(state, obj=obj).corrected(
+            scale * torch.complex(correction[:, 0], correction[:, 1])
         )
-        modulus = physics.coverage(shifted_probe.detach()).sqrt()  # its slope at 0 is infinite
-        modulus = modulus / modulus.amax((-2, -1), keepdim=True)
-        fed = torch.stack([update.real, update.imag, patches.real - 1, patches.imag, modulus], 1)
-        fed = fed.contiguous(memory_format=torch.channels_last)
+
+    def _corrected(self, fed: Tensor) -> Tensor:
         narrow = self.compute_dtype != torch.float32
         with torch.autocast(fed.device.type, self.compute_dtype, enabled=narrow):
-            correction = self.unets[step](fed).float()
-        return patches + update + torch.complex(correction[:, 0], correction[:, 1])
+            if torch.is_grad_enabled() or max(fed.shape[-2:]) <= TILE:
+                return self.unet(fed).float()
+            correction = fed.new_empty(len(fed), 2, *fed.shape[-2:])
+            for tile, around, inner in self.unet.tiles(fed.shape[-2], fed.shape[-1]):
+                correction[tile] = self.unet(fed[around])[inner].float()
+        return correction
+
+
+def _typical(light: Tensor) -> Tensor:
+    """W̄ = Σ W² / Σ W of each canvas: (G, H, W) → (G, 1, 1)."""
+    total = light.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return light.square().sum((-2, -1), keepdim=True) / total
+
+
+def _floored(light: Tensor, share: float) -> Tensor:
+    """W + β W̄, above 0 also where nothing was lit."""
+    return (light + share * _typical(light)).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class _UNet(nn.Module):
-    """(B, 5, N, N) → (B, 2, N, N), computed at N/2 and coarser."""
+    """(G, 8, H, W) → (G, 2, H, W), computed at H/4 × W/4 and coarser; any H and W."""
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
-        channels = [width * 2**i for i in range(levels + 1)]
+        channels = [width * (1 + i) for i in range(levels + 1)]
+        self.coarsest = _FOLD * 2**levels
         self.stem = _Block(_FED * _FOLD**2, channels[0])
         self.down = nn.ModuleList(_Block(channels[i], channels[i + 1]) for i in range(levels))
         self.up = nn.ModuleList(
@@ -91,7 +168,10 @@ class _UNet(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # a head has a bias
 
     def forward(self, fed: Tensor) -> Tensor:
-        x = self.stem(F.pixel_unshuffle(fed, _FOLD))
+        height, width = fed.shape[-2:]
+        fed = F.pad(fed, (0, -width % self.coarsest, 0, -height % self.coarsest))
+        x = F.pixel_unshuffle(fed, _FOLD).contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
         skips = [x]
         for block in self.down:
             skips.append(block(F.avg_pool2d(skips[-1], 2)))
@@ -99,7 +179,26 @@ class _UNet(nn.Module):
         for block in self.up:
             finer = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([finer, skips.pop()], 1))
-        return F.pixel_shuffle(self.head(x), _FOLD)
+        return F.pixel_shuffle(self.head(x), _FOLD)[..., :height, :width]
+
+    def tiles(self, height: int, width: int) -> Iterator[tuple[Part, Part, Part]]:
+        """Parts of a canvas: a tile, all that it depends on, and the tile in that.
+
+        Two convolutions at each level on the way down and up reach 2·4·(3·2^levels − 2) pixels,
+        less than six of the coarsest, and tiles begin where pixels of the coarsest level do.
+        """
+        reach = 6 * self.coarsest
+        side = self.coarsest * -(-TILE // self.coarsest)
+        for y in range(0, height, side):
+            for x in range(0, width, side):
+                low = max(0, y - reach), max(0, x - reach)
+                high = min(height, y + side + reach), min(width, x + side + reach)
+                end = min(height, y + side), min(width, x + side)
+                yield (
+                    (..., slice(y, end[0]), slice(x, end[1])),
+                    (..., slice(low[0], high[0]), slice(low[1], high[1])),
+                    (..., slice(y - low[0], end[0] - low[0]), slice(x - low[1], end[1] - low[1])),
+                )
 
 
 class _Block(nn.Module):
@@ -116,10 +215,11 @@ class _Block(nn.Module):
 
 
 class RmsNormSiLU(nn.Module):
-    """y = SiLU(gain · x / rms(x) + bias), the rms over channels and pixels of each sample.
+    """y = SiLU(gain · x / rms(x) + bias), the rms over the channels of each pixel.
 
-    One function with its own gradient: on a CPU the norm is bound by memory, and this passes over
-    the tensor half as often as separate operations do (see ``docs/performance.md``).
+    What it does at a pixel does not depend on how far the canvas reaches, so that an object may be
+    corrected in tiles.  One function with its own gradient: on a CPU the norm is bound by memory,
+    and this passes over the tensor half as often as separate operations do.
     """
 
     def __init__(self, channels: int) -> None:
@@ -132,28 +232,34 @@ class RmsNormSiLU(nn.Module):
         return result
 
 
+_EPSILON = 1e-4  # added to the mean square
+
+
 class _RmsNormSiLU(torch.autograd.Function):
-    """With z = s·gain·x + bias and s = 1/rms(x): y = z·σ(z)."""
+    """With z = s·gain·x + bias and s = (mean x² + ε)^(−1/2) over the channels: y = z·σ(z)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        norm = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True, dtype=wide)
-        s = x[0].numel() ** 0.5 / norm.clamp_min(1e-6)
-        z = torch.addcmul(_per_channel(bias).to(x.dtype), x, (s * _per_channel(gain)).to(x.dtype))
+        square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).square()
+        s = (square / x.shape[1] + _EPSILON).rsqrt()
+        z = torch.addcmul(
+            _per_channel(bias).to(x.dtype), x * s.to(x.dtype), _per_channel(gain).to(x.dtype)
+        )
         ctx.save_for_backward(x, z, s, gain)
         return F.silu(z)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, z, s, gain = ctx.saved_tensors
+        narrow = s.to(x.dtype)
         dz = torch.ops.aten.silu_backward(grads[0], z)
-        dz_x = (dz * x).sum((2, 3), keepdim=True, dtype=s.dtype)  # (B, C, 1, 1)
-        mean = (dz_x * _per_channel(gain)).sum(1, keepdim=True) / x[0].numel()
-        dx = torch.addcmul(
-            dz * (s * _per_channel(gain)).to(x.dtype), x, (-(s**3) * mean).to(x.dtype)
-        )
-        return dx, (dz_x * s).sum((0, 2, 3)), dz.sum((0, 2, 3), dtype=s.dtype)
+        dz_x = dz * x
+        scaled = _per_channel(gain).to(x.dtype)
+        mean = (dz_x * scaled).sum(1, keepdim=True, dtype=s.dtype) / x.shape[1]
+        dx = torch.addcmul(dz * scaled * narrow, x, (-(s**3) * mean).to(x.dtype))
+        dgain = (dz_x * narrow).sum((0, 2, 3), dtype=s.dtype)
+        return dx, dgain, dz.sum((0, 2, 3), dtype=s.dtype)
 
 
 def _per_channel(vector: Tensor) -> Tensor:
