@@ -1,7 +1,7 @@
 """Processor time of a cold `ptycho infer`, and of the network alone on the same patterns of 64².
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/infer_cold.py \
-        [--networks unrolled cnn] [--n-patterns 1600 10000] [--precision bf16-mixed] [--profile]
+        [--networks unrolled cnn] [--n-patterns 1600 10000] [--precision auto] [--profile]
 
 The command runs in a process of its own, imports, reading, stitching, residuals, pictures, product
 and report included; the network alone is the backend's `infer` on a scan in memory, called twice,
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=["unrolled", "cnn"])
     parser.add_argument("--n-patterns", nargs="+", type=int, default=[1600, 10_000])
-    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--parts", help=argparse.SUPPRESS)  # what a profiled process is given
     arguments = parser.parse_args()

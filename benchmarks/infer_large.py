@@ -4,10 +4,10 @@
         [--n-patterns 100000] [--network unrolled] [--precision 32-true] [--limit 600]
 
 The scan is a CXI file whose patterns are a virtual dataset: one simulated scan of 3,969 positions
-in a raster of 4 px again and again, set side by side, so that the object grows with the patterns
-and hardly any of them are stored.  The network is trained for a few steps.  While the command runs,
-its resident memory is sampled.  After `--limit` seconds it is stopped; then the time is
-extrapolated from its progress.  Prints JSON.
+in a raster of 4 px again and again, each `--apart` of its extent from the next, so that the object
+grows with the patterns and hardly any of them are stored.  The network is trained for a few steps.
+While the command runs, its resident memory is sampled.  After `--limit` seconds it is stopped; then
+the time is extrapolated from its progress.  Prints JSON.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from ptychodata.simulate import simulate
 
 PTYCHO = [sys.executable, "-m", "ptychocli"]
 SIDE, STEP = 63, 4.0  # positions along a side of the small scan, and pixels between them
+PIXEL_M = 1e-8
 DETECTOR = "entry_1/instrument_1/detector_1"
 
 
@@ -41,27 +42,33 @@ def main() -> None:
     parser.add_argument("--network", default="unrolled")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--limit", type=float, default=600, help="Seconds after which to stop.")
+    parser.add_argument("--apart", type=float, default=0.5, help="Of the small scan's extent.")
+    parser.add_argument("--steps", type=int, help="Passes of `unrolled`; default its own.")
     parser.add_argument("--folder", help="Where to work.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        small = make_scan(folder, arguments.n_patterns)
+        small = make_scan(folder, arguments.n_patterns, arguments.apart)
         train = ["train", small, "--architecture", arguments.network, "--output-dir", "run"]
         train += ["--epochs", "1", "--n-groups", "24", "--preview-every", "0", "--probe", "file"]
+        train += ["--unrolled-steps", str(arguments.steps)] if arguments.steps else []
         subprocess.run([*PTYCHO, *train], cwd=folder, check=True, stderr=subprocess.DEVNULL)
         infer = ["infer", "run", "large.cxi", "--precision", arguments.precision, "--json"]
         infer += ["--probe", "file", "--output-dir", "out"]
         found = watch([*PTYCHO, *infer], folder, arguments.limit)
+        with h5py.File(folder / "large.cxi") as file:
+            extent = np.ptp(file[f"{DETECTOR}/translation"][...], axis=0)[:2] / PIXEL_M + 64
+        found["object_px"] = " × ".join(f"{side:.0f}" for side in sorted(extent))
         found["file_mib"] = round((folder / "large.cxi").stat().st_size / 2**20, 1)
     settings = {key: getattr(arguments, key) for key in ("n_patterns", "network", "precision")}
     print(json.dumps(settings | found, indent=1))
 
 
-def make_scan(folder: Path, count: int) -> Path:
+def make_scan(folder: Path, count: int, apart: float) -> Path:
     """Write the small scan, and the large one made of it; return the small one."""
     kind: Any = {"positions_kind": "raster", "step_px": STEP}
     scan = simulate(SimulationConfig(N=64, n_patterns=SIDE**2, nphotons=1e6, **kind))
-    scan = replace(scan, truth=None, object_pixel_m=1e-8)  # a truth would be scored against
+    scan = replace(scan, truth=None, object_pixel_m=PIXEL_M)  # a truth would be scored against
     small, large = folder / "small.cxi", folder / "large.cxi"
     for path in (small, large):
         formats.write(scan, path)
@@ -71,7 +78,7 @@ def make_scan(folder: Path, count: int) -> Path:
         patterns, moved = source[f"{DETECTOR}/data"], source[f"{DETECTOR}/translation"][...]
         layout = h5py.VirtualLayout((count, *patterns.shape[1:]), patterns.dtype)
         translation = np.zeros((count, 3))
-        extent = np.abs(np.ptp(moved, axis=0)).max() * SIDE / (SIDE - 1)
+        extent = np.abs(np.ptp(moved, axis=0)).max() * SIDE / (SIDE - 1) * apart
         for tile in range(tiles):
             part = slice(tile * SIDE**2, min((tile + 1) * SIDE**2, count))
             size = part.stop - part.start
@@ -117,7 +124,9 @@ def watch(command: list[str], folder: Path, limit_s: float) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "cpu_s": round(cpu_s, 1),
         "peak_mib": round(usage.ru_maxrss / 1024),
-        "resident_mib": [(round(t), round(m)) for t, m in resident[:: max(1, len(resident) // 16)]],
+        "resident_mib": " ".join(
+            f"{m:.0f} at {t:.0f} s," for t, m in resident[:: max(1, len(resident) // 16)]
+        ),
     }
     return found | progress_of(folder / "out" / "events.jsonl", cpu_s)
 

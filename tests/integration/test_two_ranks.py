@@ -1,4 +1,4 @@
-"""Two processes train to what one does."""
+"""Two processes train to what one does, and make the image of one."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ptychodata.bundle import read_bundle
+from ptychodata.results import read_reconstruction
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -35,3 +36,25 @@ def test_two_ranks_train_to_what_one_does(
     for name, weights in one.weights.items():
         np.testing.assert_allclose(two.weights[name], weights, atol=2e-4)
     np.testing.assert_allclose(two.probes[0], one.probes[0], atol=1e-3 * abs(one.probes[0]).max())
+
+
+def test_two_ranks_make_the_image_of_one(
+    ptycho: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """The halves too, and only one process writes and speaks."""
+    ptycho("simulate", "scan.npz", "--N", 32, "--n-patterns", 80)
+    train = f"{SMALL} --epochs 2 --accelerator cpu --precision 32-true --probe file"
+    ptycho("train", "scan.npz", *train.split(), "--output-dir", "run")
+    told = {}
+    for devices in (1, 2):
+        flags = ("--devices", devices, "--accelerator", "cpu", "--precision", "32-true")
+        argv = ("infer", "run", "scan.npz", *flags, "--split-half", "--probe", "file", "--json")
+        told[devices] = json.loads(ptycho(*argv, "--output-dir", f"on{devices}").stdout)
+    images = [read_reconstruction(tmp_path / f"on{devices}") for devices in (1, 2)]
+    apart = np.linalg.norm(images[1].obj - images[0].obj) / np.linalg.norm(images[0].obj)
+    assert apart <= 1e-6
+    curves = [told[devices]["split_half_frc"]["correlation"] for devices in (1, 2)]
+    np.testing.assert_allclose(curves[1], curves[0], atol=1e-3)
+    assert told[2]["residuals"]["r_free"] == pytest.approx(told[1]["residuals"]["r_free"])
+    logs = [(tmp_path / f"on{devices}" / "run.log").read_text() for devices in (1, 2)]
+    assert len(logs[0].splitlines()) == len(logs[1].splitlines())

@@ -2,7 +2,8 @@
 
 With ``merge="scan"`` a batch of windows is cut out of the object, seen, and what it says is added
 to the sums; after the pass the network updates the object once.  Memory is bounded by the batch
-and the canvas, whatever the number of patterns.
+and the canvas, whatever the number of patterns.  The next batch is read while one is computed.  Of
+several processes each takes its part of the batches, and the sums are those of all.
 """
 
 import math
@@ -21,15 +22,17 @@ from ptychodata.backends import Progress, Report
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
 from ptychodata.grouping import deal, group_indices, group_redundancy, redundancy
+from ptychodata.patterns import ahead
 from ptychodata.physics import split_positions
 from ptychodata.probes import probe_for
 from ptychodata.stitching import nearest_pattern, plan_canvas
 
 from . import physics
-from .batches import GroupDataset, make_batch
+from .batches import Batch, GroupDataset, make_batch
 from .device import choose_device, choose_dtype
 from .merging import refine
 from .networks import FIELDS, Network, State, Sums, build_network, fields_of, merge_weight
+from .ranks import Ranks, join
 from .weights import from_arrays
 
 __all__ = ["infer"]
@@ -38,13 +41,15 @@ __all__ = ["infer"]
 @torch.inference_mode()
 def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report) -> Reconstruction:
     """Reconstruct a scan; see ``ptychodata.backends.Backend.infer``."""
-    device = choose_device(payload.execution)
+    found = choose_device(payload.execution, several=True)
+    ranks = join(payload.execution)
+    device = ranks.device(found)
     network = build_network(payload.model)
     from_arrays(network, dict(bundle.weights))
     network.compute_dtype = choose_dtype(payload.execution, device)
     network.to(device).eval()
     probe, source = probe_for(scan, bundle, payload.inference.probe)
-    run = _Run(network, scan, torch.from_numpy(probe).to(device), payload, report)
+    run = _Run(network, scan, torch.from_numpy(probe).to(device), payload, report, ranks)
     whole = payload.inference.merge == "scan"
     obj, sums = run.by_scan() if whole else run.by_group()
     if not torch.isfinite(torch.view_as_real(obj)).all():
@@ -76,8 +81,10 @@ class _Run:
         probe: Tensor,
         payload: InferencePayload,
         report: Report,
+        ranks: Ranks,
     ) -> None:
         self.network, self.scan, self.probe, self.report = network, scan, probe, report
+        self.ranks = ranks
         self.payload, self.size = payload, payload.inference.batch_size
         self.shape, self.origin = plan_canvas(scan.positions_px, scan.N)
         self.pixel = split_positions(scan.positions_px)[0] - self.origin
@@ -107,16 +114,25 @@ class _Run:
 
     def _see(self, step: int, part: NDArray[np.int64], state: State, canvas: Tensor) -> None:
         """Add to a canvas what the patterns of a part say."""
-        rows = self.rows[part]
-        for chunk in self._chunks(len(part), rows.shape[1]):
-            index = rows[chunk].reshape(-1)
-            batch = make_batch(self.scan, index, self.pixel[index], self.shape)
-            batch = replace(batch, per_group=rows.shape[1]).to(self.probe.device)
+        for batch in self._batches(self.rows[part]):
             shifted = physics.shift_probe(self.probe, batch.fraction)
             windows = physics.window_index(batch.pixel, self.scan.N, self.shape)
             patches = physics.gather(state.obj, windows)
             fields = self.network.see(step, patches, shifted, batch)
             physics.add_windows(canvas, fields, windows, batch.pixel)
+            self._tell(len(batch) // batch.per_group)
+        self.ranks.sum(canvas)
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch]:
+        """The patterns of some groups, (G, C), on the whole scan's canvas."""
+
+        def read(chunk: slice) -> Batch:
+            index = rows[chunk].reshape(-1)
+            batch = make_batch(self.scan, index, self.pixel[index], self.shape)
+            return replace(batch, per_group=rows.shape[1])
+
+        chunks = self._chunks(len(rows), rows.shape[1])
+        return (batch.to(self.probe.device) for batch in ahead(map(read, chunks)))
 
     def by_group(self) -> tuple[Tensor, Sums]:
         """Every pattern with its neighbours, or alone; the whole scan is merged at the end only."""
@@ -133,18 +149,23 @@ class _Run:
         members = groups.shape[1]
         overlap = group_redundancy(self.redundancy, members, members - 1)
         canvas = self._canvas()
-        for index in self._chunks(len(self.scan), groups.shape[1]):
-            batch = dataset[0, groups[index]].to(self.probe.device)
+        chunks = list(self._chunks(len(self.scan), groups.shape[1]))
+        read = ahead(dataset[0, groups[chunk]] for chunk in chunks)
+        for chunk, made in zip(chunks, read, strict=True):
+            batch = made.to(self.probe.device)
             shifted = physics.shift_probe(self.probe, batch.fraction)
             *_, patches = refine(self.network, shifted, batch, overlap)
             patches, shifted = patches[:: batch.per_group], shifted[:: batch.per_group]
             weight = merge_weight(shifted)
+            index = groups[chunk, 0]
             if alone:
                 mine = nearest_pattern(self.scan.positions_px, index, self.scan.N)
                 weight = weight * torch.from_numpy(mine).to(weight)
             pixel = torch.from_numpy(self.pixel[index]).to(patches.device)
             windows = physics.window_index(pixel, self.scan.N, self.shape)
             physics.add_windows(canvas, fields_of(patches, weight), windows, pixel)
+            self._tell(len(index))
+        self.ranks.sum(canvas)
         sums = Sums(canvas)
         return torch.where(sums.weight > 0, sums.mean(), 1.0), sums
 
@@ -162,24 +183,25 @@ class _Run:
             sequential=True,
         )
 
-    def _chunks(self, count: int, per_pattern: int) -> Iterator[NDArray[np.int64]]:
-        """Which of ``count`` patterns to compute together, telling how far the run is."""
+    def _chunks(self, count: int, per_pattern: int) -> Iterator[slice]:
+        """Which of ``count`` groups this process computes together."""
         size = max(1, self.size // per_pattern)
-        for start in range(0, count, size):
-            index = np.arange(start, min(start + size, count))
-            yield index
-            self.done += len(index)
-            elapsed = max(1e-9, time.monotonic() - self.started)
-            total = self.passes * len(self.scan)
-            self.report(
-                Progress(
-                    phase="infer",
-                    done=self.done,
-                    total=total,
-                    epoch=1,
-                    epochs=1,
-                    metrics={},
-                    patterns_per_s=self.done / self.passes / elapsed,
-                    seconds_left=elapsed * (total - self.done) / self.done,
-                )
+        return self.ranks.mine(slice(at, min(at + size, count)) for at in range(0, count, size))
+
+    def _tell(self, patterns: int) -> None:
+        """Say how far the run is, after so many more patterns of this process."""
+        total = self.passes * len(self.scan)
+        self.done = min(total, self.done + patterns * self.ranks.count)
+        elapsed = max(1e-9, time.monotonic() - self.started)
+        self.report(
+            Progress(
+                phase="infer",
+                done=self.done,
+                total=total,
+                epoch=1,
+                epochs=1,
+                metrics={},
+                patterns_per_s=self.done / self.passes / elapsed,
+                seconds_left=elapsed * (total - self.done) / self.done,
             )
+        )
