@@ -54,7 +54,7 @@ def test_resolved_settings_give_the_same_run(trained, scan, tmp_path, ptycho):
 
 def test_streams(scan, tmp_path, ptycho):
     argv = ("train", scan, "--backend", "stub", "--epochs", 1, "--output-dir")
-    told = ptycho(*argv, tmp_path / "told")
+    told = ptycho(*argv, tmp_path / "told", "--progress")
     assert f"bundle: {tmp_path / 'told' / 'wts.h5.zip'}" in told.out
     assert "25 patterns" in told.err
     assert "loss" in told.err

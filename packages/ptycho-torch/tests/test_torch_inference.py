@@ -71,6 +71,14 @@ def apart(one, other) -> float:
     return float(np.linalg.norm(one.obj - other.obj) / np.linalg.norm(other.obj))
 
 
+@pytest.mark.parametrize("size", [10, 64])
+def test_batch_size_is_how_many_are_computed_together(bundle, scan, inference_payload, size):
+    seen = []
+    infer(bundle, scan, inference_payload(bundle, batch_size=size), lambda p: seen.append(p.done))
+    steps = bundle.config["model"]["unrolled_steps"]
+    assert len(seen) == steps * -(-len(scan) // size) and seen[0] == min(size, len(scan))
+
+
 @pytest.mark.parametrize("merge", ["scan", "group", "none"])
 @pytest.mark.parametrize(("precision", "bound"), [("32-true", 1e-6), ("bf16-mixed", 5e-3)])
 def test_batch_size_does_not_change_the_result(

@@ -43,7 +43,10 @@ ConfigOption = Annotated[
     typer.Option("--config", metavar="FILE", help="YAML file of settings; flags override it."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing result.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.")]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet/--progress", "-q", help="No notes, no progress; or both, the default."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
 ]
