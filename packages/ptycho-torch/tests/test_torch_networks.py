@@ -11,7 +11,7 @@ from ptychoconfig.schema import ModelConfig
 from ptychodata.backends import ONE_BACKEND
 from ptychodata.physics import split_positions
 from ptychotorch import physics
-from ptychotorch.batches import make_batch
+from ptychotorch.batches import GroupDataset, make_batch
 from ptychotorch.merging import refine
 from ptychotorch.networks import FIELDS, NETWORKS, State, Sums, build_network, unrolled
 from ptychotorch.networks.unrolled import RmsNormSiLU
@@ -148,6 +148,21 @@ def test_a_pass_learns_from_its_own_result_alone(seen):
     corrected = network.correct(0, given, sums)
     assert any(grad.any() for grad in together)
     assert torch.autograd.grad(corrected.obj.abs().sum(), given.obj, allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize(("members", "hidden"), [(9, 3), (4, 1), (16, 4), (5, 0)])
+def test_every_round_of_a_group_sees_its_part_of_what_is_shown(scan, monkeypatch, members, hidden):
+    """One in four is hidden, and there are four rounds and more: none of them may be empty."""
+    network = build_network(ModelConfig(N=32, unrolled_steps=3, unrolled_levels=1))
+    batch = GroupDataset([scan])[0, np.arange(2 * members).reshape(2, members)]
+    shifted = physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction)
+    sizes, see = [], network.see
+    monkeypatch.setattr(network, "see", lambda *a: sizes.append(len(a[3])) or see(*a))
+    mask = torch.arange(len(batch)) % members % 4 == 0 if hidden else None
+    list(refine(network, shifted, batch, 12.0, mask))
+    shown = 2 * (members - hidden)
+    assert sum(sizes[:-2]) == shown and sizes[-2:] == [shown, shown]
+    assert min(sizes) >= 2 and max(sizes[:-2]) - min(sizes[:-2]) <= 2
 
 
 def test_unknown_network_lists_those_that_exist():

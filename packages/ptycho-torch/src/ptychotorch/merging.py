@@ -40,7 +40,8 @@ def refine(
         shifted_probe: (B, M, N, N) probe at each position.
         batch: patterns on one canvas or several.
         redundancy: how many probes of a group light a pixel.
-        hidden: (B,) bool, True for patterns that the network does not see; None = it sees all.
+        hidden: (B,) bool, True for patterns that the network does not see, as many in each group;
+            None = it sees all.
 
     Yields:
         (B, N, N) windows of the object after each step.
@@ -51,10 +52,12 @@ def refine(
     state = State.free_space(shape, shifted_probe.device, redundancy)
     shown = torch.arange(len(batch), device=index.device)
     shown = shown if hidden is None else shown[~hidden]
+    each = len(shown) * batch.per_group // len(batch)
+    turn = torch.arange(len(shown), device=index.device) % each
     for step in range(network.steps):
-        rounds, passed = min(network.rounds(step, redundancy), batch.per_group), []
+        rounds, passed = min(network.rounds(step, redundancy), each), []
         for part in range(rounds):
-            seen = shown[shown % batch.per_group % rounds == part]
+            seen = shown[turn % rounds == part]
             patches = physics.gather(state.obj, index[seen])
             fields = network.see(step, patches, shifted_probe[seen], batch.part(seen))
             sums = physics.scatter(fields, index[seen], batch.shape)
