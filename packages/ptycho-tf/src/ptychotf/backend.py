@@ -1,10 +1,13 @@
 """What the command sees of this package: the entry point ``tf`` of ``ptycho.backends``."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ptychoconfig.payloads import SolverPayload
-from ptychodata.backends import Report, ShouldStop
-from ptychodata.contracts import Scan, Solution
+from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
+from ptychodata.backends import Preview, Report, ShouldStop
+from ptychodata.bundle import Bundle
+from ptychodata.contracts import Reconstruction, Scan, Solution
 
 from ._start import start_tensorflow
 
@@ -32,6 +35,31 @@ class TensorFlowBackend:
         from .device import describe_devices
 
         return describe_devices()
+
+    def train(
+        self,
+        scans: Sequence[Scan],
+        payload: TrainingPayload,
+        run_dir: Path,
+        report: Report,
+        should_stop: ShouldStop,
+        resume: Path | None = None,
+        preview: Preview | None = None,
+    ) -> Bundle:
+        """Train a network; see ``ptychodata.backends.Backend``."""
+        start_tensorflow()
+        from .training import train
+
+        return train(scans, payload, run_dir, report, should_stop, resume, preview)
+
+    def infer(
+        self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report
+    ) -> Reconstruction:
+        """Reconstruct a scan; see ``ptychodata.backends.Backend``."""
+        start_tensorflow()
+        from .inference import infer
+
+        return infer(bundle, scan, payload, report)
 
     def reconstruct(
         self,

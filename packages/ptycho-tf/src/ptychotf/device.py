@@ -6,12 +6,25 @@ from typing import Any
 
 import tensorflow as tf
 
-from ptychoconfig.errors import BackendError
+from ptychoconfig.describe import flag_name
+from ptychoconfig.errors import BackendError, ConfigError
 from ptychoconfig.schema import ExecutionConfig
 
-__all__ = ["bf16_error", "choose_device", "describe_devices"]
+__all__ = ["bf16_error", "choose_device", "choose_dtype", "describe_devices"]
+
+_TOLERATED = 0.01  # of a convolution in bf16, which rounds to 2⁻⁹ = 0.002
 
 _CPU_UNITS = ("amx_bf16", "avx512_bf16")
+
+_FOREIGN: dict[str, dict[Any, str]] = {
+    "accelerator": {"mps": "use --accelerator cpu"},
+    "strategy": dict.fromkeys(("ddp", "fsdp"), "use --strategy mirrored or multi-worker"),
+    "precision": {"16-mixed": "use --precision bf16-mixed"},
+    "logger": {"mlflow": "use --logger csv or tensorboard"},
+    "pin_memory": {True: "leave --pin-memory out"},
+    "persistent_workers": {False: "leave --no-persistent-workers out"},
+}
+"""Settings that mean nothing to TensorFlow: name → value → what to do instead."""
 
 
 def choose_device(execution: ExecutionConfig, several: bool = False) -> str:
@@ -22,8 +35,10 @@ def choose_device(execution: ExecutionConfig, several: bool = False) -> str:
         several: whether the work can be shared among devices.
 
     Raises:
+        ConfigError: a setting means nothing to TensorFlow.
         BackendError: the accelerator, or so many of them, are not there.
     """
+    _refuse_foreign(execution)
     if execution.devices * execution.num_nodes > 1 and not several:
         raise BackendError(
             f"--devices: expected 1, all that this command computes on, found {execution.devices} "
@@ -43,6 +58,42 @@ def choose_device(execution: ExecutionConfig, several: bool = False) -> str:
             f"{execution.devices}"
         )
     return "/GPU:0"
+
+
+def _refuse_foreign(execution: ExecutionConfig) -> None:
+    for name, values in _FOREIGN.items():
+        value = getattr(execution, name)
+        if value in values:
+            raise ConfigError(
+                f"{flag_name(name)}: expected a value that has a meaning for --backend tf, found "
+                f"{value!r}; {values[value]}, or --backend torch"
+            )
+    for name in ("num_workers", "prefetch_factor"):
+        if getattr(execution, name):
+            raise ConfigError(
+                f"{flag_name(name)}: expected none, for TensorFlow prepares batches in threads, "
+                f"found {getattr(execution, name)}; leave it out, or use --backend torch"
+            )
+
+
+def choose_dtype(execution: ExecutionConfig, device: str) -> tf.DType:
+    """The arithmetic of the network; ``auto`` takes bf16 where there are matrix units for it."""
+    if execution.precision != "auto":
+        return tf.bfloat16 if execution.precision == "bf16-mixed" else tf.float32
+    good = _has_bf16_units(device) and bf16_error(device) < _TOLERATED
+    return tf.bfloat16 if good else tf.float32
+
+
+def _has_bf16_units(device: str) -> bool:
+    if "CPU" in device:
+        return bool(_cpu_units())
+    return any(_capability(gpu) >= (8, 0) for gpu in tf.config.list_physical_devices("GPU")[:1])
+
+
+def _capability(gpu: tf.config.PhysicalDevice) -> tuple[int, int]:
+    details = tf.config.experimental.get_device_details(gpu)
+    capability: tuple[int, int] = details.get("compute_capability", (0, 0))
+    return capability
 
 
 def bf16_error(device: str) -> float:
@@ -73,10 +124,9 @@ def describe_devices() -> dict[str, dict[str, Any]]:
     gpus = tf.config.list_physical_devices("GPU")
     for number, gpu in enumerate(gpus):
         details = tf.config.experimental.get_device_details(gpu)
-        capability = details.get("compute_capability", (0, 0))
         found[f"tf gpu:{number}"] = {
             "name": details.get("device_name", "unknown"),
-            "bf16": "yes" if capability >= (8, 0) else "no units",
+            "bf16": "yes" if _capability(gpu) >= (8, 0) else "no units",
         }
     if not gpus:
         driver = Path("/proc/driver/nvidia/version").exists()

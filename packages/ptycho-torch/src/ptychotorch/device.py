@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ptychoconfig.errors import BackendError
+from ptychoconfig.errors import BackendError, ConfigError
 from ptychoconfig.schema import ExecutionConfig
 
 __all__ = ["bf16_error", "choose_device", "choose_dtype", "describe_devices"]
@@ -23,8 +23,14 @@ def choose_device(execution: ExecutionConfig, several: bool = False) -> torch.de
         several: whether the work can be shared among devices.
 
     Raises:
+        ConfigError: a strategy of TensorFlow.
         BackendError: the accelerator, or so many of them, are not there.
     """
+    if execution.strategy in ("mirrored", "multi-worker"):
+        raise ConfigError(
+            f"--strategy: expected auto or ddp, which Torch has, found {execution.strategy}; leave "
+            "it out, or use --backend tf"
+        )
     found = _kind(execution)
     if execution.devices * execution.num_nodes > 1 and not several:
         raise BackendError(

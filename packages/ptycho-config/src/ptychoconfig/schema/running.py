@@ -48,11 +48,12 @@ class ExecutionConfig(Section):
         1, ge=1, description="Devices of each machine to train on; on a CPU, processes."
     )
     num_nodes: int = Field(1, ge=1, description="Machines to train on.")
-    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+    strategy: Literal["auto", "ddp", "fsdp", "mirrored", "multi-worker"] = Field(
         "auto",
-        description="How several devices share the work: each takes a part of every batch (`ddp`), "
-        "and keeps but a part of the weights and of the optimiser (`fsdp`, slower, for networks "
-        "that are large, and without previews); `auto` is `ddp` where there are several.",
+        description="How several devices share the work. On Torch each takes a part of every batch "
+        "(`ddp`), and keeps but a part of the weights and of the optimiser (`fsdp`, slower, for "
+        "networks that are large, and without previews); on TensorFlow devices of one machine "
+        "(`mirrored`) or of several (`multi-worker`). `auto` chooses where there are several.",
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto",
@@ -60,7 +61,7 @@ class ExecutionConfig(Section):
         "where the processor has matrix units for it and they compute accurately.",
     )
     compile: bool = Field(
-        False, description="Compile the network before training, which needs a C++ compiler."
+        False, description="Compile the network before training; Torch needs a C++ compiler for it."
     )
     deterministic: bool = Field(True, description="Refuse operations that differ between runs.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")

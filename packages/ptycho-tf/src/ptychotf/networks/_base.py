@@ -22,6 +22,7 @@ class Network(ABC):
     belong to, and returns better windows of the same shape; the caller merges them between steps.
 
     Attributes:
+        variables: of its layers, which tell what their units say.
         weights: name in a bundle → variable.
         steps: number of update steps, each followed by a merge.
         group_size: patterns that must stand together in a batch; 1 = it looks at each alone.
@@ -32,6 +33,7 @@ class Network(ABC):
     group_size: int = 1
 
     def __init__(self, variables: Variables) -> None:
+        self.variables = variables
         self.weights: dict[str, tf.Variable] = variables.named
         self.compute_dtype = tf.float32
 
@@ -46,6 +48,10 @@ class PatternNetwork(Network):
     It centres each patch on the exact position of its pattern, which it need not know for that;
     the patch is then brought into its window by a bilinear shift of the fraction.  Where it
     returns one patch for the whole group, that patch is centred on the mean position.
+
+    Attributes:
+        answers: (G, C, N, N) or (G, 1, N, N) what the generator said while someone listened,
+            not moved yet.
 
     Args:
         variables: of the generator.
@@ -71,6 +77,8 @@ class PatternNetwork(Network):
         centred = tf.signal.fftshift(amplitude, axes=(-2, -1))
         groups = tf.reshape(centred, [-1, self.group_size, side, side])
         made = self.generator(tf.cast(groups, self.compute_dtype))
+        if self.variables.activations is not None:
+            self.answers = made
         shift = batch.fraction
         if made.shape[1] < self.group_size:
             made, shift = tf.repeat(made, self.group_size, axis=1), self._to_mean(batch)

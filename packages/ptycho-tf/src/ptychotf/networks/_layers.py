@@ -20,18 +20,29 @@ class Variables:
 
     Attributes:
         named: neutral name → variable.
+        activations: what the units said, (B, H, W, C) each, while someone listens; else None.
     """
 
     def __init__(self, seed: int) -> None:
         self.named: dict[str, tf.Variable] = {}
+        self.activations: list[Tensor] | None = None
         self._rng = np.random.default_rng(seed)
 
     def add(
         self, name: str, shape: tuple[int, ...], draw: Draw, trainable: bool = True
     ) -> tf.Variable:
         """Make a variable."""
-        self.named[name] = tf.Variable(draw(self._rng, shape), trainable, name=name)
+        one = tf.VariableAggregation.ONLY_FIRST_REPLICA  # all replicas compute the same update
+        self.named[name] = tf.Variable(
+            draw(self._rng, shape), trainable, name=name, aggregation=one
+        )
         return self.named[name]
+
+    def heard(self, activation: Tensor) -> Tensor:
+        """The same activation; who listens hears it."""
+        if self.activations is not None:
+            self.activations.append(activation)
+        return activation
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -95,9 +95,11 @@ class _Convolutions:
     def __init__(self, variables: Variables, name: str, inputs: int, outputs: int) -> None:
         self.conv1 = Conv(variables, f"{name}/conv1", inputs, outputs)
         self.conv2 = Conv(variables, f"{name}/conv2", outputs, outputs)
+        self.heard = variables.heard
 
     def __call__(self, x: Tensor) -> Tensor:
-        return tf.nn.relu(self.conv2(tf.nn.relu(self.conv1(x))))
+        x = self.heard(tf.nn.relu(self.conv1(x)))
+        return self.heard(tf.nn.relu(self.conv2(x)))
 
 
 _TAPS = np.array([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], np.float32)
