@@ -40,4 +40,5 @@ def clip_adaptively(
 
 def _unit_norm(tensor: Tensor) -> Tensor:
     """Norm over all axes but the last, the output channels; of each entry by itself in a vector."""
-    return tf.norm(tensor, axis=list(range(len(tensor.shape) - 1)), keepdims=True)
+    axes = list(range(len(tensor.shape) - 1))
+    return tf.sqrt(tf.reduce_sum(tf.square(tensor), axes, keepdims=True))

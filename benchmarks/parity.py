@@ -1,0 +1,139 @@
+"""One bundle and one answer: what one backend trained, applied by both; and both learning alike.
+
+    python benchmarks/parity.py            # every shared network, N = 64 and 128, C = 1 and 4
+    python benchmarks/parity.py --short    # as `nox -s parity`
+
+Each backend computes in processes of its own, the bundles through the command.  Exit code 1 if two
+objects differ by more than 1e-4 (relative L2) or two losses by more than 1e-3 over 20 steps.
+"""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+OBJECT_TOLERANCE, LOSS_TOLERANCE, STEPS = 1e-4, 1e-3, 20
+RATE = 2e-4
+"""Learning rate of the curves: at 1e-3, the default of `cnn`, Adam makes of a difference in the last
+digit one of some percent within 20 steps."""
+
+BACKENDS = {"torch": "ptychotorch", "tf": "ptychotf"}
+COMMON = "--precision 32-true --accelerator cpu --quiet --force"
+SHORT = "--n-filters-scale 1"
+
+
+def main() -> int:
+    """Compare objects and losses; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--short", action="store_true", help="one small case of each network")
+    parser.add_argument("--networks", nargs="+", default=["cnn"])
+    parser.add_argument("--curve", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.curve:
+        return curve(*arguments.curve)
+    sides, grids = ([64], [2]) if arguments.short else ([64, 128], [1, 2])
+    small = SHORT if arguments.short else ""
+    worst = 0.0
+    for network in arguments.networks:
+        for side in sides:
+            for grid in grids:
+                with tempfile.TemporaryDirectory() as folder:
+                    worst = max(worst, objects(Path(folder), network, side, grid, small))
+    apart = max(losses(network) for network in arguments.networks)
+    return 0 if worst <= OBJECT_TOLERANCE and apart <= LOSS_TOLERANCE else 1
+
+
+def objects(folder: Path, network: str, side: int, grid: int, small: str) -> float:
+    """Train with each backend and infer with both: the greatest relative difference."""
+    scan = folder / "scan.npz"
+    _ptycho(f"simulate {scan} --N {side} --n-patterns 36 --nphotons 1e6 --force")
+    worst = 0.0
+    for trainer in BACKENDS:
+        run = folder / trainer
+        settings = f"--architecture {network} --gridsize {grid} --epochs 1 --n-groups 32 {small}"
+        _ptycho(f"train {scan} --backend {trainer} {settings} {COMMON} --output-dir {run}")
+        made = {}
+        for backend in BACKENDS:
+            out = folder / f"{trainer}-{backend}"
+            own = "" if backend == trainer else f"--backend {backend}"
+            _ptycho(f"infer {run} {scan} {own} --no-report {COMMON} --output-dir {out}")
+            assert json.loads((out / "provenance.json").read_text())["backend"] == backend
+            with np.load(out / "reconstruction.npz", allow_pickle=False) as file:
+                made[backend] = file["object"]
+        error = np.linalg.norm(made["tf"] - made["torch"]) / np.linalg.norm(made[trainer])
+        print(
+            f"{network:9} N {side:3}  C {grid**2}  trained by {trainer:5}  {error:.1e}", flush=True
+        )
+        worst = max(worst, float(error) if np.isfinite(error) else float("inf"))
+    return worst
+
+
+def _ptycho(command: str) -> None:
+    subprocess.run([sys.executable, "-m", "ptychocli", *command.split()], check=True)
+
+
+def losses(network: str) -> float:
+    """Let both learn from the same weights and batches: the greatest relative difference."""
+    with tempfile.TemporaryDirectory() as name:
+        weights, found = Path(name, "weights.npz"), {}
+        for backend in BACKENDS:
+            out = Path(name, f"{backend}.json")
+            script = [sys.executable, __file__, "--curve", backend, network, weights, out]
+            subprocess.run([*map(str, script)], check=True)
+            found[backend] = np.array(json.loads(out.read_text()))
+    apart = float(np.max(np.abs(found["tf"] / found["torch"] - 1)))
+    fallen = found["torch"][-1] / found["torch"][0]
+    print(f"{network:9} {STEPS} steps, loss to {fallen:.2g} of the first: {apart:.1e} apart")
+    return apart
+
+
+def curve(backend: str, network: str, weights: str, out: str) -> int:
+    """Write the losses of the first steps; the weights are read, or drawn and written."""
+    from ptychoconfig.payloads import create_training_payload
+    from ptychoconfig.schema import SimulationConfig
+    from ptychodata.simulate import simulate
+
+    if backend == "tf":
+        importlib.import_module("ptychotf._start").start_tensorflow()
+    training = importlib.import_module(f"{BACKENDS[backend]}.training")
+    convert = importlib.import_module(f"{BACKENDS[backend]}.weights")
+    build = training.build_network
+
+    def build_from_file(*arguments):
+        made = build(*arguments)
+        if Path(weights).exists():
+            convert.from_arrays(made, dict(np.load(weights)))
+        else:
+            np.savez(weights, **convert.to_arrays(made))
+        return made
+
+    training.build_network = build_from_file
+    scan = simulate(SimulationConfig(N=32, n_patterns=STEPS * 4, overlap=0.7, nphotons=1e6))
+    flags = {"architecture": network, "gridsize": 2, "n_filters_scale": 1, "batch_size": 4}
+    flags |= {"epochs": 1, "val_fraction": 0.0, "precision": "32-true", "probe_trainable": True}
+    flags |= {
+        "learning_rate": RATE,
+        "enable_checkpointing": False,
+        "logger": "none",
+        "neighbor_count": 4,
+    }
+    payload = create_training_payload(N=scan.N, flags=flags, environment={})
+    found: list[float] = []
+
+    def report(progress):
+        if progress.phase == "train":
+            found.append(progress.metrics["loss"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        training.train([scan], payload, Path(folder), report)
+    Path(out).write_text(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
