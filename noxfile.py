@@ -122,6 +122,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
+def parity(session: nox.Session) -> None:
+    """Apply what either backend trained with both, and let both learn from the same weights."""
+    arguments = session.posargs or ["--short"]
+    _dev(session, str(DEV / BIN / "python"), str(ROOT / "benchmarks" / "parity.py"), *arguments)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
 def demo(session: nox.Session) -> None:
     """Simulate, train, infer and score on the spot; the pictures are in demo/."""
     _dev(session, str(DEV / BIN / "ptycho"), "demo", "--force", *session.posargs)

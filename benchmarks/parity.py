@@ -19,8 +19,8 @@ import numpy as np
 
 OBJECT_TOLERANCE, LOSS_TOLERANCE, STEPS = 1e-4, 1e-3, 20
 RATE = 2e-4
-"""Learning rate of the curves: at 1e-3, the default of `cnn`, Adam makes of a difference in the last
-digit one of some percent within 20 steps."""
+"""Learning rate of the curves: at 1e-3, the default of `cnn`, Adam makes of one in the last digit
+some percent within 20 steps."""
 
 BACKENDS = {"torch": "ptychotorch", "tf": "ptychotf"}
 COMMON = "--precision 32-true --accelerator cpu --quiet --force"
