@@ -224,11 +224,7 @@ def _cut_bundle(run: Path) -> Path:
     return path
 
 
-def _scan_as_bundle(run: Path) -> Path:
-    return run.parent / "scan.npz"
-
-
-@pytest.mark.parametrize("spoil", [_no_bundle, _text_bundle, _cut_bundle, _scan_as_bundle])
+@pytest.mark.parametrize("spoil", [_no_bundle, _text_bundle, _cut_bundle])
 def test_bad_bundle(spoil, trained, scan, tmp_path, ptycho):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
@@ -250,3 +246,8 @@ def test_a_bad_last_scan_is_told_before_the_first_is_reconstructed(
     outcome = ptycho("infer", trained, *scans, "--output-dir", tmp_path / "out")
     _check(outcome, DATA, "missing.npz")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_without_a_scan_is_a_usage_error(trained, tmp_path, ptycho):
+    outcome = ptycho("infer", trained, "--output-dir", tmp_path / "out")
+    _check(outcome, 2, "scan to reconstruct")

@@ -14,6 +14,10 @@ __all__ = ["COMMANDS", "app"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("ptychocli.commands.train", "Train a network on measured scans."),
+    "pretrain": (
+        "ptychocli.commands.pretrain",
+        "Train a network on simulated scans without end.",
+    ),
     "infer": ("ptychocli.commands.infer", "Reconstruct scans with a trained bundle."),
     "reconstruct": (
         "ptychocli.commands.reconstruct",

@@ -41,6 +41,7 @@ class StubBackend:
         should_stop: ShouldStop,
         resume: Path | None = None,
         preview: Preview | None = None,
+        start: Bundle | None = None,
     ) -> Bundle:
         epochs = payload.training.epochs_of(1)
         last = run_dir / LAST_CHECKPOINT

@@ -141,6 +141,7 @@ def create_training_payload(
     flags: Mapping[str, object],
     environment: Mapping[str, str] | None = None,
     config_file: Path | None = None,
+    bundle_config: Mapping[str, Mapping[str, object]] | None = None,
 ) -> TrainingPayload:
     """Resolve the settings of a training run.
 
@@ -149,19 +150,24 @@ def create_training_payload(
         flags: field → value, only what the user set.
         environment: variables by name; default ``os.environ``.
         config_file: YAML file of settings.
+        bundle_config: settings of the bundle to begin with, whose network it is to be; the groups
+            may be others.
 
     Raises:
-        ConfigError: a setting is unknown, out of bounds, or contradicts N; or a flag is of another
-            network than the one to train.
+        ConfigError: a setting is unknown, out of bounds, or contradicts N or the bundle; or a flag
+            is of another network than the one to train.
         DataError: N is out of bounds.
+        BundleError: the bundle's model is incomplete, unknown or out of bounds.
     """
+    model_of = {} if bundle_config is None else _bundled_model(bundle_config)
+    given = {k: v for k, v in model_of.items() if k not in ("N", "gridsize")}
     resolved = resolve(
         ("model", "data", "training", "execution"),
         flags=flags,
         environment=environment,
         config_file=config_file,
-        derived={"N": N},
-        derived_source=Source.DATA,
+        derived={**given, "N": N},
+        derived_source=Source.BUNDLE if given else Source.DATA,
         fixed=True,
     )
     model = _section(resolved, ModelConfig)

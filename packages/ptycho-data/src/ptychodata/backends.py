@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ __all__ = [
     "LAST_CHECKPOINT",
     "ONE_BACKEND",
     "Backend",
+    "Pretrainer",
     "Preview",
     "Progress",
     "Report",
@@ -120,6 +121,7 @@ class Backend(Solver, Protocol):
         should_stop: ShouldStop,
         resume: Path | None = None,
         preview: Preview | None = None,
+        start: Bundle | None = None,
     ) -> Bundle:
         """Train a network on the patterns of ``scans``.
 
@@ -133,6 +135,7 @@ class Backend(Solver, Protocol):
             resume: checkpoint to go on from, bit for bit; None starts afresh.
             preview: called every ``execution.preview_every`` epochs with the image of a small part
                 of the first scan; what it raises is logged and ends nothing.
+            start: bundle whose weights to begin with; None draws them.
 
         Raises:
             ConfigError: a setting that this backend or network cannot honour, a checkpoint of
@@ -149,6 +152,35 @@ class Backend(Solver, Protocol):
             BundleError: the bundle's weights do not fit its network.
             NumericalError: the object is not finite.
         """
+
+
+@runtime_checkable
+class Pretrainer(Protocol):
+    """A backend that can train on simulated scans without end."""
+
+    def pretrain(
+        self,
+        payload: TrainingPayload,
+        run_dir: Path,
+        report: Report,
+        should_stop: ShouldStop,
+        resume: Path | None = None,
+        start: Bundle | None = None,
+    ) -> Bundle:
+        """Train on the corpus until ``training.max_time`` is over.
+
+        Args:
+            payload: network, training and execution; the seed is the corpus's too.
+            run_dir: takes the checkpoint.
+            report: called after every step.
+            should_stop: True ends the run with what it has.
+            resume: checkpoint to go on from.
+            start: bundle whose weights to begin with; None draws them.
+
+        Raises:
+            ConfigError: the checkpoint belongs to another run.
+        """
+        ...
 
 
 def installed_backends() -> dict[str, list[EntryPoint]]:

@@ -108,8 +108,8 @@ class CorpusRanges:
             ``position_error_px`` (standard deviation along an axis).
     """
 
-    N: dict[int, float] = field(default_factory=lambda: {64: 0.7, 128: 0.25, 256: 0.05})
-    n_patterns: tuple[int, int] = (36, 100)
+    N: dict[int, float] = field(default_factory=lambda: {64: 0.88, 128: 0.1, 256: 0.02})
+    n_patterns: tuple[int, int] = (25, 64)
     most_pixels: int = 2**21
     object_kinds: dict[str, float] = field(
         default_factory=lambda: {

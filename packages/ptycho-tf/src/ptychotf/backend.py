@@ -45,12 +45,13 @@ class TensorFlowBackend:
         should_stop: ShouldStop,
         resume: Path | None = None,
         preview: Preview | None = None,
+        start: Bundle | None = None,
     ) -> Bundle:
         """Train a network; see ``ptychodata.backends.Backend``."""
         start_tensorflow()
         from .training import train
 
-        return train(scans, payload, run_dir, report, should_stop, resume, preview)
+        return train(scans, payload, run_dir, report, should_stop, resume, preview, start)
 
     def infer(
         self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report

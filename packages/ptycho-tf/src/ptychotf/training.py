@@ -52,6 +52,7 @@ def train(
     should_stop: ShouldStop = lambda: False,
     resume: Path | None = None,
     preview: Preview | None = None,
+    start: Bundle | None = None,
 ) -> Bundle:
     """Train a network on the patterns of ``scans``; see ``ptychodata.backends.Backend.train``."""
     device = choose_device(payload.execution, several=True)
@@ -61,6 +62,8 @@ def train(
         tf.config.experimental.enable_op_determinism()
     with strategy.scope(), tf.device(device if strategy.num_replicas_in_sync == 1 else None):
         network = build_network(payload.model, payload.training.seed)
+        if start is not None:
+            from_arrays(network, dict(start.weights))
         refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
         network.compute_dtype = choose_dtype(payload.execution, device)
         learner = Learner(network, scans, payload, strategy)

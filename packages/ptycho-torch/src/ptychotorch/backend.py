@@ -57,12 +57,27 @@ class TorchBackend:
         should_stop: ShouldStop,
         resume: Path | None = None,
         preview: Preview | None = None,
+        start: Bundle | None = None,
     ) -> Bundle:
         """Train a network; see ``ptychodata.backends.Backend``."""
         with _no_collection():
             from .training import train
 
-        return train(scans, payload, run_dir, report, should_stop, resume, preview)
+        return train(scans, payload, run_dir, report, should_stop, resume, preview, start)
+
+    def pretrain(
+        self,
+        payload: TrainingPayload,
+        run_dir: Path,
+        report: Report,
+        should_stop: ShouldStop,
+        resume: Path | None = None,
+        start: Bundle | None = None,
+    ) -> Bundle:
+        """Train on simulated scans; see ``ptychodata.backends.Pretrainer``."""
+        from .pretraining import pretrain
+
+        return pretrain(payload, run_dir, report, should_stop, resume, start)
 
     def infer(
         self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from . import physics
 from .batches import Batch
 from .networks import FIELDS, Network, State, Sums
 
-__all__ = ["refine", "unseen"]
+__all__ = ["canvases", "refine", "unseen"]
 
 _ONE_IN = 4
 
@@ -26,13 +27,14 @@ def unseen(network: Network, batch: Batch) -> Tensor:
     return torch.zeros_like(member, dtype=torch.bool) if shows_all else member % _ONE_IN == 0
 
 
-def refine(
+def canvases(
     network: Network,
     shifted_probe: Tensor,
     batch: Batch,
     redundancy: float = 1.0,
     hidden: Tensor | None = None,
-) -> Iterator[Tensor]:
+    rng: np.random.Generator | None = None,
+) -> Iterator[tuple[State, Sums]]:
     """Start from free space, and let the patterns of a batch change the object in every step.
 
     Args:
@@ -42,9 +44,10 @@ def refine(
         redundancy: how many probes of a group light a pixel.
         hidden: (B,) bool, True for patterns that the network does not see, as many in each group;
             None = it sees all.
+        rng: draws which patterns make a round; None = by their place in a group.
 
     Yields:
-        (B, N, N) windows of the object after each step.
+        The canvases after each step, and what all patterns said in it.
     """
     index = physics.window_index(batch.pixel, shifted_probe.shape[-1], batch.shape)
     height, width = batch.shape[0] // batch.canvases, batch.shape[1]
@@ -56,6 +59,8 @@ def refine(
     turn = torch.arange(len(shown), device=index.device) % each
     for step in range(network.steps):
         rounds, passed = min(network.rounds(step, redundancy), each), []
+        if rng is not None:
+            turn = torch.from_numpy(rng.permutation(len(shown))).to(index.device)
         for part in range(rounds):
             seen = shown[turn % rounds == part]
             patches = physics.gather(state.obj, index[seen])
@@ -63,5 +68,19 @@ def refine(
             sums = physics.scatter(fields, index[seen], batch.shape)
             passed.append(sums.view(-1, height, width, FIELDS))
             state = network.advance(step, state, Sums(passed[-1]))
-        state = network.correct(step, state, Sums(torch.stack(passed).sum(0)))
+        total = Sums(torch.stack(passed).sum(0))
+        state = network.correct(step, state, total)
+        yield state, total
+
+
+def refine(
+    network: Network,
+    shifted_probe: Tensor,
+    batch: Batch,
+    redundancy: float = 1.0,
+    hidden: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """As ``canvases``, but yields the windows (B, N, N) of the patterns after each step."""
+    index = physics.window_index(batch.pixel, shifted_probe.shape[-1], batch.shape)
+    for state, _ in canvases(network, shifted_probe, batch, redundancy, hidden):
         yield physics.gather(state.obj, index)

@@ -44,7 +44,7 @@ from .previews import Previews
 from .progress import Mean, Reporter
 from .sharding import refuse_unshardable, shard
 from .trainer import build_trainer, quiet_lightning
-from .weights import to_arrays
+from .weights import from_arrays, to_arrays
 
 __all__ = ["label_misfit", "train"]
 
@@ -57,12 +57,15 @@ def train(
     should_stop: ShouldStop = lambda: False,
     resume: Path | None = None,
     preview: Preview | None = None,
+    start: Bundle | None = None,
 ) -> Bundle:
     """Train a network on the patterns of ``scans``; see ``ptychodata.backends.Backend.train``."""
     refuse_unshardable(payload)
     lightning.seed_everything(payload.training.seed, verbose=False)
     device = choose_device(payload.execution, several=True)
     network = build_network(payload.model)
+    if start is not None:
+        from_arrays(network, dict(start.weights))
     refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
     network.compute_dtype = choose_dtype(payload.execution, device)
     if payload.execution.compile:

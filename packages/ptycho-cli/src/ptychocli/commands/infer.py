@@ -16,7 +16,6 @@ from ptychocli.options import (
     JsonOption,
     OutputDirOption,
     QuietOption,
-    ScansArgument,
     given,
     settings_from,
 )
@@ -32,7 +31,7 @@ from ptychocli.results import (
     resolve_evaluation,
     scores,
 )
-from ptychoconfig.errors import ConfigError
+from ptychoconfig.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from ptychocli.rundir import RunDir
@@ -51,8 +50,15 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @settings_from(("inference", "data", "evaluation", "execution"))
 def infer(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a training run, or its wts.h5.zip.")],
-    scans: ScansArgument,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[BUNDLE] SCAN...",
+            help="Folder of a training run or its wts.h5.zip, and scan files; without a bundle the "
+            "pretrained network serves.",
+            show_default=False,
+        ),
+    ],
     output_dir: OutputDirOption,
     backend: Annotated[
         str | None, typer.Option(help="Framework to compute with; default the bundle's own.")
@@ -63,13 +69,14 @@ def infer(
     as_json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Reconstruct scans with a trained bundle.
+    """Reconstruct scans with a trained bundle, or with the pretrained network.
 
     One scan writes straight into the output folder, several write one folder each. A file that
     holds the known object is scored against it. The solver may find the probe first (--probe), and
     polish the network's image (--refine).
     """
     with Console(quiet=quiet, as_json=as_json) as console:
+        bundle, scans = _bundle_and_scans(inputs)
         outcomes = run_inference(
             bundle,
             scans,
@@ -82,6 +89,26 @@ def infer(
         )
         console.finish(outcomes[0] if len(outcomes) == 1 else {"scans": outcomes})
         pass_gates(outcomes)
+
+
+def _bundle_and_scans(inputs: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
+    """The bundle, if the first of the arguments is one, and the scans.
+
+    Raises:
+        UsageError: there is no scan.
+    """
+    from ptychodata.pretrained import PRETRAINED
+
+    first, rest = inputs[0], inputs[1:]
+    absent = not (first.exists() or first.suffix)  # more likely a folder than a scan
+    if not (first.is_dir() or first.suffix == ".zip" or absent):
+        return PRETRAINED, inputs
+    if not rest:
+        raise UsageError(
+            f"ptycho infer: expected a scan to reconstruct, found the bundle {first} alone; name "
+            "the scan files after it"
+        )
+    return first, rest
 
 
 def run_inference(

@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from ptychodata.bundle import Bundle
     from ptychodata.contracts import Reconstruction, Scan
 
-__all__ = ["Trained", "app", "run_training"]
+__all__ = [
+    "ResumeOption",
+    "StartOption",
+    "Trained",
+    "app",
+    "find_checkpoint",
+    "find_start",
+    "run_training",
+]
 
 app = typer.Typer(add_completion=False)
 
@@ -42,6 +50,16 @@ ResumeOption = Annotated[
         metavar="auto|PATH",
         help="Go on from the last checkpoint of this output folder, or start if there is none yet "
         "(auto); or from the checkpoint or run folder PATH.",
+    ),
+]
+
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="pretrained|BUNDLE",
+        help="Begin with the weights of a bundle, or of the pretrained network, not with random "
+        "ones; the network is then that of the bundle.",
     ),
 ]
 
@@ -59,6 +77,7 @@ def train(
     backend: BackendOption = "torch",
     config: ConfigOption = None,
     resume: ResumeOption = None,
+    start: StartOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -78,6 +97,7 @@ def train(
             config_file=config,
             force=force,
             resume=resume,
+            start=start,
             console=console,
         )
         console.finish(trained.outcome)
@@ -106,6 +126,7 @@ def run_training(
     force: bool,
     console: Console,
     resume: str | None = None,
+    start: str | None = None,
 ) -> Trained:
     """Train on the scans ``paths`` and write the run directory.
 
@@ -118,6 +139,7 @@ def run_training(
         force: accept a folder that holds a result.
         console: where to say what happens.
         resume: ``auto``, or a checkpoint or run folder to go on from.
+        start: ``pretrained``, or a bundle to begin with.
 
     Raises:
         KeyboardInterrupt: the user stopped the run; what it had learned is saved.
@@ -138,10 +160,11 @@ def run_training(
         open_run_dir(output_dir, force=force or resume is not None, follows=console.silent) as run,
         console.keeping(run),
     ):
-        checkpoint = _checkpoint(resume, output_dir, console)
+        checkpoint = find_checkpoint(resume, output_dir, console)
         data, _ = resolve_data(settings, config_file)
         scans: Sequence[Scan] = read_scans(paths, data, console)
-        payload = _payload(paths, scans, settings, config_file)
+        begin = find_start(start)
+        payload = _payload(paths, scans, settings, config_file, begin)
         engine = load_backend(backend)
         _refuse_unknown_network(engine, payload.model.architecture)
         run.begin()
@@ -152,7 +175,7 @@ def run_training(
             scans, chosen = _settle_probes(engine, scans, payload, config_file, console)
         if not console.silent:
             _keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
-        return _train(engine, paths, scans, chosen, payload, run, console, checkpoint)
+        return _train(engine, paths, scans, chosen, payload, run, console, checkpoint, begin)
 
 
 def _refuse_unknown_network(engine: "Backend", architecture: str) -> None:
@@ -180,7 +203,7 @@ def _is_finished(output_dir: Path) -> bool:
     return not origin.get("interrupted", False)
 
 
-def _checkpoint(resume: str | None, output_dir: Path, console: Console) -> Path | None:
+def find_checkpoint(resume: str | None, output_dir: Path, console: Console) -> Path | None:
     """The checkpoint to go on from; says so, or that the run starts afresh."""
     from ptychodata.backends import LAST_CHECKPOINT
 
@@ -206,11 +229,22 @@ def _checkpoint(resume: str | None, output_dir: Path, console: Console) -> Path 
     return last
 
 
+def find_start(start: str | None) -> "Bundle | None":
+    """The bundle to begin with."""
+    from ptychodata.bundle import read_bundle
+    from ptychodata.pretrained import PRETRAINED
+
+    if start is None:
+        return None
+    return read_bundle(PRETRAINED if start == "pretrained" else Path(start))
+
+
 def _payload(
     paths: Sequence[Path],
     scans: "Sequence[Scan]",
     settings: Mapping[str, Any],
     config_file: Path | None,
+    begin: "Bundle | None",
 ) -> "TrainingPayload":
     """Resolve every setting, with N from the data, and check the data against them."""
     from ptychoconfig.payloads import create_training_payload, infer_probe_size
@@ -221,7 +255,12 @@ def _payload(
         shape = None if scan.probe is None else scan.probe.shape
         sides[path] = infer_probe_size(scan.diffraction.shape, shape, str(path))
     largest = max(sides.values())  # a network that takes one N alone refuses the others
-    payload = create_training_payload(N=largest, flags=settings, config_file=config_file)
+    payload = create_training_payload(
+        N=largest,
+        flags=settings,
+        config_file=config_file,
+        bundle_config=None if begin is None else begin.config,
+    )
     for scan in scans:
         if scan.probe is not None or payload.training.probe == "file":
             _ = scan.photon_probe  # raises where there is none, or one without power
@@ -312,6 +351,7 @@ def _train(
     run: "RunDir",
     console: Console,
     checkpoint: Path | None,
+    begin: "Bundle | None",
 ) -> Trained:
     from ptychocli.interrupts import stop_on_signal
     from ptychocli.rundir import BUNDLE, provenance
@@ -323,7 +363,9 @@ def _train(
     if not console.silent:
         preview = _previews(run.path / "preview", afresh=checkpoint is None)
     with stop_on_signal(console) as interrupt, console.progress() as report:
-        bundle = engine.train(scans, payload, run.path, report, interrupt, checkpoint, preview)
+        bundle = engine.train(
+            scans, payload, run.path, report, interrupt, checkpoint, preview, begin
+        )
     if console.silent:  # the first process writes the result
         return Trained(run.path / BUNDLE, {})
     seconds = monotonic() - started

@@ -1,0 +1,279 @@
+r"""Pretraining: an endless stream of simulated scans, whose objects are known.
+
+Every step draws a few scans of the corpus (``ptychodata.corpus``); the network makes an object of
+each, as inference does, or in some draws of single patterns, and after each pass the loss is
+
+.. math::
+    \log\bigl(\varepsilon + 0.002\bigr), \qquad
+    \varepsilon = \frac{\sum w\,|e^{-i\varphi} O - Y|^2}
+                       {\sum w\,(|Y - \bar Y|^2 + 0.001)}, \qquad
+    w = \min(W / \bar W, 1/4)
+
+with the known object Y, its mean Ȳ weighted by w, the illumination W, its typical value W̄ and the
+global phase φ = arg Σ w O Y*, which no pattern tells.  The logarithm makes an error of a hundredth
+that is halved count as much as one of a half.  A known object tells what a likelihood hardly does:
+the low frequencies, and what is noise.
+
+Every draw is a function of (seed, step), so that a run goes on where it was left, days later.  What
+is shipped is the mean of the weights over the last steps (B. Polyak & A. Juditsky, SIAM J. Control
+Optim. 30, 838 (1992)), which needs no schedule that knows the end.
+"""
+
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptychoconfig.payloads import TrainingPayload
+from ptychodata.backends import LAST_CHECKPOINT, Progress, Report, ShouldStop
+from ptychodata.bundle import Bundle
+from ptychodata.contracts import Scan
+from ptychodata.corpus import CorpusRanges, draw_scan
+from ptychodata.grouping import redundancy
+from ptychodata.physics import split_positions
+from ptychodata.stitching import plan_canvas
+from ptychodata.training.checkpoints import identity, place_of
+from ptychodata.training.outcome import trained_bundle
+
+from . import __version__, physics
+from .batches import Batch, make_batch
+from .checkpoints import AtomicCheckpointIO
+from .device import choose_device, choose_dtype
+from .merging import canvases
+from .networks import build_network
+from .weights import from_arrays, to_arrays
+
+__all__ = ["object_error", "pretrain"]
+
+SCANS_PER_STEP = 2
+SINGLE_SHOT, SINGLES = 0.08, 8
+"""Share of draws that look at single patterns, and at how many of a scan."""
+
+WARMUP_STEPS = 100
+MEAN_OVER = 500
+"""Steps that the mean of the weights goes back."""
+
+_RANGES = CorpusRanges()
+_LEAST_ERROR, _LEAST_VARIANCE = 2e-3, 1e-3
+_STATISTICS_OF = 32  # scans that the statistics in the bundle are taken from
+
+
+def pretrain(
+    payload: TrainingPayload,
+    run_dir: Path,
+    report: Report,
+    should_stop: ShouldStop,
+    resume: Path | None = None,
+    start: Bundle | None = None,
+    ranges: CorpusRanges = _RANGES,
+) -> Bundle:
+    """Train on the corpus until ``max_time`` is over; see ``ptychodata.backends.Pretrainer``."""
+    torch.manual_seed(payload.training.seed)
+    run = _Run(payload, run_dir, ranges)
+    if resume is not None:
+        run.load(resume)
+    elif start is not None:
+        run.begin_from(start)
+    limit = payload.training.max_time or float("inf")
+    while run.seconds < limit and not should_stop():
+        run.take_step()
+        report(run.progress(limit))
+        run.keep(payload.execution.checkpoint_interval)
+    run.keep(0.0)
+    return run.bundle()
+
+
+def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
+    """ε of each canvas, 0 for the known object: (G,).
+
+    Args:
+        obj: (G, H, W) complex objects O.
+        known: (G, H, W) known ones Y.
+        light: (G, H, W) illumination W.
+    """
+    total = light.sum((-2, -1), keepdim=True)
+    weight = (light * total / light.square().sum((-2, -1), keepdim=True)).clamp(max=0.25)
+    inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
+    phase = inner / inner.abs().clamp_min(1e-30)
+    error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
+    mean = (weight * known).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
+    variance = (known - mean).abs().square() + _LEAST_VARIANCE
+    return (weight * error).sum((-2, -1)) / (weight * variance).sum((-2, -1))
+
+
+class _Run:
+    """Network, optimiser and mean of the weights; where the run stands."""
+
+    def __init__(self, payload: TrainingPayload, run_dir: Path, ranges: CorpusRanges) -> None:
+        self.payload, self.path, self.ranges = payload, run_dir / LAST_CHECKPOINT, ranges
+        self.device = choose_device(payload.execution)
+        self.network = build_network(payload.model).to(self.device)
+        self.network.compute_dtype = choose_dtype(payload.execution, self.device)
+        self.mean = copy.deepcopy(self.network)
+        training = payload.training
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=training.learning_rate,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+        )
+        self.step, self.patterns, self.before = 0, 0, 0.0
+        self.history: dict[str, list[float]] = {"train_loss": [], "object_error": []}
+        self._recent: list[tuple[float, float]] = []
+        timeless = training.model_copy(update={"max_time": None})
+        self.origin = identity("torch", [], replace(payload, training=timeless))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.started = self.kept = time.monotonic()
+        self._first = self.patterns
+
+    @property
+    def seconds(self) -> float:
+        """Since this run, or its continuation, began."""
+        return time.monotonic() - self.started
+
+    def take_step(self) -> None:
+        """Draw scans, learn from them, and move the mean of the weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for number in range(SCANS_PER_STEP):
+            index = self.step * SCANS_PER_STEP + number
+            scan = draw_scan(index, self.payload.training.seed, self.ranges)
+            self._learn(scan, np.random.default_rng([self.payload.training.seed, index]))
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._bound())
+        warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
+        self.optimizer.param_groups[0]["lr"] = warm * self.payload.training.learning_rate
+        self.optimizer.step()
+        self.step += 1
+        share = max(1 / MEAN_OVER, 10 / (self.step + 10))
+        with torch.no_grad():
+            for mean, weight in zip(self.mean.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(weight, share)
+
+    def _bound(self) -> float:
+        bound = self.payload.training.gradient_clip_val
+        return float("inf") if bound is None else bound
+
+    def _learn(self, scan: Scan, rng: np.random.Generator) -> None:
+        alone = rng.random() < SINGLE_SHOT
+        index = rng.permutation(len(scan))[:SINGLES] if alone else np.arange(len(scan))
+        batch, known = _batch(scan, index, alone=alone)
+        batch, known = batch.to(self.device), known.to(self.device)
+        probe = torch.from_numpy(scan.photon_probe).to(self.device)
+        overlap = 1.0 if alone else redundancy(scan.photon_probe, scan.positions_px)
+        losses, errors = [], []
+        shifted = physics.shift_probe(probe, batch.fraction)
+        for state, sums in canvases(self.network, shifted, batch, overlap, rng=rng):
+            error = object_error(state.obj, known, sums.weight)
+            loss = torch.log(error + _LEAST_ERROR).mean()
+            (loss / (SCANS_PER_STEP * self.network.steps)).backward()
+            losses.append(float(loss.detach()))
+            errors.append(float(error.detach().median()))
+        self.patterns += len(index)
+        self._recent.append((float(np.mean(losses)), errors[-1]))
+
+    def progress(self, limit: float) -> Progress:
+        """How far the run is, by time; figures are those of the last hundred scans."""
+        recent = np.array(self._recent[-100:])
+        figures = {
+            "train_loss": float(recent[:, 0].mean()),
+            "object_error": float(np.median(recent[:, 1])),
+        }
+        if self.step % 50 == 0:
+            for name, value in figures.items():
+                self.history[name].append(value)
+        share = min(1.0, self.seconds / limit)
+        return Progress(
+            phase="train",
+            done=self.patterns,
+            total=max(self.patterns, round(self.patterns / max(share, 1e-6))),
+            epoch=1,
+            epochs=1,
+            metrics=figures,
+            patterns_per_s=(self.patterns - self._first) / max(self.seconds, 1e-9),
+            seconds_left=max(0.0, limit - self.seconds),
+        )
+
+    def keep(self, interval: float) -> None:
+        """Write a checkpoint if the last one is so many seconds old."""
+        if time.monotonic() - self.kept < interval:
+            return
+        content = {
+            "ptycho": {**self.origin, "epoch": 0, "batch": self.step, "finished": False},
+            "network": self.network.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "patterns": self.patterns,
+            "seconds": self.before + self.seconds,
+        }
+        AtomicCheckpointIO().save_checkpoint(content, self.path)
+        self.kept = time.monotonic()
+
+    def begin_from(self, bundle: Bundle) -> None:
+        """Take the weights of a bundle."""
+        for network in (self.network, self.mean):
+            from_arrays(network, dict(bundle.weights))
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        found = AtomicCheckpointIO().load_checkpoint(path, map_location=self.device)
+        self.step = place_of(found["ptycho"], self.origin, path).batch
+        self.network.load_state_dict(found["network"])
+        self.mean.load_state_dict(found["mean"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.history, self.patterns = found["history"], found["patterns"]
+        self.before, self._first = found["seconds"], found["patterns"]
+
+    def bundle(self) -> Bundle:
+        """The mean of the weights, with statistics of some scans of the corpus."""
+        seed = self.payload.training.seed
+        scans = [draw_scan(index, seed, self.ranges) for index in range(_STATISTICS_OF)]
+        made = trained_bundle(
+            "torch",
+            scans,
+            self.payload,
+            weights=to_arrays(self.mean),
+            probes=[],
+            history=self.history,
+            versions={"ptycho-torch": __version__, "torch": torch.__version__},
+        )
+        course = {
+            "pretraining_steps": float(self.step),
+            "pretraining_patterns": float(self.patterns),
+            "pretraining_s": self.before + self.seconds,
+        }
+        return replace(made, statistics={**made.statistics, **course})
+
+
+def _batch(scan: Scan, index: Any, *, alone: bool) -> tuple[Batch, Tensor]:
+    """Patterns on one canvas, or each on its own, and the known object there: (G, H, W)."""
+    assert scan.truth is not None
+    centre = split_positions(scan.positions_px[index])[0]
+    shape, origin = plan_canvas(scan.positions_px[index], scan.N)
+    if not alone:
+        batch = make_batch(scan, index, centre - origin, shape)
+        known = _window(scan.truth, origin, shape)[None]
+        return _with(batch, per_group=len(index)), torch.from_numpy(known)
+    side, count = scan.N, len(index)
+    pixel = np.stack([np.arange(count) * side, np.zeros(count, np.int64)], axis=1) + side // 2
+    batch = make_batch(scan, index, pixel, (count * side, side))
+    known = np.stack([_window(scan.truth, n - side // 2, (side, side)) for n in centre])
+    return _with(batch, canvases=count), torch.from_numpy(known)
+
+
+def _with(batch: Batch, **fields: Any) -> Batch:
+    return Batch(**{**vars(batch), **fields})
+
+
+def _window(truth: Any, corner: Any, shape: tuple[int, int]) -> Any:
+    """A window of the known object; free space beyond its edge."""
+    window = np.ones(shape, dtype=np.complex64)
+    low = np.maximum(corner, 0)
+    high = np.minimum(np.asarray(corner) + shape, truth.shape)
+    inner = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
+    window[inner] = truth[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return window

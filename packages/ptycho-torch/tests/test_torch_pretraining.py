@@ -1,0 +1,88 @@
+"""Pretraining: its loss by closed forms, and that a run goes on where it was left."""
+
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+
+from ptychoconfig.errors import ConfigError
+from ptychoconfig.payloads import create_training_payload
+from ptychodata.backends import LAST_CHECKPOINT, Pretrainer
+from ptychodata.corpus import CorpusRanges
+from ptychotorch.backend import TorchBackend
+from ptychotorch.pretraining import object_error, pretrain
+
+RANGES = CorpusRanges(N={64: 1.0}, n_patterns=(9, 12), modes={1: 1.0})
+SMALL = {"unrolled_steps": 2, "unrolled_width": 8, "unrolled_levels": 1, "precision": "32-true"}
+
+
+def payload_of(**flags):
+    return create_training_payload(N=64, flags={**SMALL, "seed": 3, **flags}, environment={})
+
+
+def run(folder, steps, resume=None, **flags):
+    """As many steps, and the figures of each."""
+    told, asked = [], count()
+    bundle = pretrain(
+        payload_of(**flags),
+        folder,
+        told.append,
+        lambda: next(asked) >= steps,
+        resume,
+        ranges=RANGES,
+    )
+    return bundle, told
+
+
+def test_error_knows_no_global_phase_and_counts_in_units_of_contrast():
+    rng = np.random.default_rng(0)
+    known = torch.from_numpy(rng.normal(size=(2, 16, 16)) + 1j * rng.normal(size=(2, 16, 16)))
+    light = torch.ones(2, 16, 16, dtype=torch.double)
+    assert float(object_error(known * np.exp(0.7j), known, light).max()) < 1e-12
+    contrast = (known - known.mean((1, 2), keepdim=True)).abs().square().mean((1, 2))
+    off = known + 0.1  # the phase that fits best is 0 to the first order
+    expected = 0.01 / (contrast + 1e-3)
+    torch.testing.assert_close(object_error(off, known, light), expected, rtol=0.05, atol=0)
+
+
+def test_error_does_not_look_where_no_light_fell():
+    known = torch.ones(1, 8, 8, dtype=torch.complex128)
+    known[0, :, 4:] = 1j
+    light = torch.zeros(1, 8, 8, dtype=torch.double)
+    light[0, :, :4] = 5.0
+    wrong = known.clone()
+    wrong[0, :, 4:] = -3
+    assert float(object_error(wrong, known, light)) < 1e-12
+
+
+def test_resumed_is_never_interrupted(tmp_path):
+    whole, _ = run(tmp_path / "whole", 4)
+    run(tmp_path / "parts", 2)
+    parts, told = run(tmp_path / "parts", 2, tmp_path / "parts" / LAST_CHECKPOINT)
+    assert all(np.array_equal(whole.weights[k], parts.weights[k]) for k in whole.weights)
+    assert whole.statistics["pretraining_steps"] == parts.statistics["pretraining_steps"] == 4
+    assert len(told) == 2 and all(np.isfinite(p.metrics["object_error"]) for p in told)
+    assert parts.config["model"]["architecture"] == "unrolled" and not parts.probes
+    assert parts.statistics["mean_photons_low"] < parts.statistics["mean_photons_high"]
+
+
+def test_checkpoint_of_another_seed_is_refused(tmp_path):
+    run(tmp_path, 1)
+    with pytest.raises(ConfigError, match="--seed: expected 3"):
+        run(tmp_path, 1, tmp_path / LAST_CHECKPOINT, seed=4)
+
+
+def test_it_learns(tmp_path):
+    """On one scan again and again: the corpus is as small as its seed allows."""
+    one = replace(RANGES, nphotons=(1e4, 1e4), single_shot=0.0)
+    asked, told = count(), []
+    flags = {"learning_rate": 3e-3, "unrolled_steps": 1}
+    pretrain(payload_of(**flags), tmp_path, told.append, lambda: next(asked) >= 60, ranges=one)
+    losses = [p.metrics["train_loss"] for p in told]
+    assert losses[-1] < losses[9]
+
+
+def test_torch_can_pretrain():
+    assert isinstance(TorchBackend(), Pretrainer)
