@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ptychocli.commands.evaluate",
         "Compare images with a known object, or each other.",
     ),
+    "study": ("ptychocli.commands.study", "Make one of the studies from scratch."),
     "doctor": (
         "ptychocli.commands.doctor",
         "Show what this machine has to compute with.",

@@ -26,6 +26,7 @@ __all__ = [
     "QuietOption",
     "ScansArgument",
     "given",
+    "seconds_of",
     "settings_from",
 ]
 
@@ -109,7 +110,7 @@ def _flag(
     elif "enum" in declared:
         kind, takes = Literal[tuple(declared["enum"])], ""
     elif _is_duration(field):
-        extra = {"parser": _seconds, "metavar": "TIME"}
+        extra = {"parser": seconds_of, "metavar": "TIME"}
     option = typer.Option(
         None,
         names,
@@ -148,7 +149,7 @@ def _is_duration(field: FieldInfo) -> bool:
     return Duration in get_args(field.annotation) or mark in field.metadata
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
     """Parse a duration as the declaration does, with a bad one a usage error."""
     convert: Any = next(m for m in get_args(Duration) if isinstance(m, BeforeValidator)).func
     try:
