@@ -19,7 +19,7 @@ _WEIGHT_FLOOR = 1e-4
 def first_step(scan: Scan, *, alone: bool = False) -> Reconstruction:
     """The first ePIE step of each pattern, from free space, stitched: the network's zero.
 
-    It is what the unrolled network is fed first, so that a network of no use gives this.
+    The least that patterns and probe give, in one look at each.
 
     Args:
         scan: with a probe.
