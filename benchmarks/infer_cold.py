@@ -58,7 +58,8 @@ def main() -> None:
             measure([*PTYCHO, *map(str, simulate)], folder)
         for network in arguments.networks:
             train = ["train", folder / f"{arguments.n_patterns[0]}.npz", "--output-dir", network]
-            train += ["--architecture", network, "--epochs", 1, "--n-groups", 24]
+            train += ["--architecture", network, "--epochs", 1, "--n-groups", 6]
+            train += ["--val-fraction", 0]
             measure([*PTYCHO, *map(str, [*train, "--preview-every", 0])], folder)
             for count in arguments.n_patterns:
                 infer = ["infer", network, f"{count}.npz", "--precision", arguments.precision]

@@ -50,7 +50,8 @@ def main() -> None:
         folder = Path(name)
         small = make_scan(folder, arguments.n_patterns, arguments.apart)
         train = ["train", small, "--architecture", arguments.network, "--output-dir", "run"]
-        train += ["--epochs", "1", "--n-groups", "24", "--preview-every", "0", "--probe", "file"]
+        train += ["--epochs", "1", "--n-groups", "6", "--val-fraction", "0"]
+        train += ["--preview-every", "0", "--probe", "file"]
         train += ["--unrolled-steps", str(arguments.steps)] if arguments.steps else []
         subprocess.run([*PTYCHO, *train], cwd=folder, check=True, stderr=subprocess.DEVNULL)
         infer = ["infer", "run", "large.cxi", "--precision", arguments.precision, "--json"]
