@@ -8,7 +8,7 @@ from ptychodata.ranks import rank
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "TF_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -18,6 +18,7 @@ def alone(monkeypatch):
         ({}, 0),
         ({"RANK": "5", "LOCAL_RANK": "1"}, 5),  # torchrun
         ({"SLURM_PROCID": "3"}, 3),
+        ({"SLURM_PROCID": "3", "TF_CONFIG": '{"task": {"index": 1}}'}, 1),  # of TensorFlow
         ({"LOCAL_RANK": "1", "NODE_RANK": "1"}, 5),  # started by the trainer of the second machine
         ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),  # by the trainer, in an interactive job
     ],

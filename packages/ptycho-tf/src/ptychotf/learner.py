@@ -18,6 +18,7 @@ from .merging import refine
 from .networks import Network
 from .optimizers import Optimizer
 from .probe import LearnedProbe, modes_of
+from .strategy import worker
 
 __all__ = ["Learner", "label_misfit"]
 
@@ -84,9 +85,8 @@ class Learner:
 
     def read(self, rows: Rows) -> list[Batch[NDArray[Any]]]:
         """The parts of a batch that the replicas of this process take."""
-        context = self.strategy.extended
-        local = len(context.worker_devices) if self.ranks > 1 else 1
-        first = context._id_in_cluster * local if self.ranks > 1 else 0
+        local = self.ranks // self.payload.execution.num_nodes
+        first = worker() * local
         return [self.reader.read(rows.part(first + k, self.ranks)) for k in range(local)]
 
     def learn(self, parts: Sequence[Batch[NDArray[Any]]]) -> tuple[float, float, float]:
