@@ -11,6 +11,7 @@ from ptychodata import corpus, objects, physics
 from ptychodata.contracts import Scan
 from ptychodata.corpus import RESERVED, CorpusRanges, draw_scan, in_generator, manifest
 from ptychodata.inspection import probe_diameter_px
+from ptychodata.objects import _view
 from ptychodata.residuals import poisson_amplitude_error
 from ptychodata.simulate import simulate
 
@@ -181,3 +182,9 @@ def test_contrasts_are_what_they_are_called():
         obj, strength = corpus._contrasted(made, name, rng)
         assert low <= strength["phase_rad"] <= high
         assert np.abs(obj).min() == pytest.approx(1 - strength["depth"])
+
+
+def test_a_black_part_of_an_image_is_an_object_too():
+    """Rockets and galaxies have black around them: 0 there, and not 0/0."""
+    part = _view(np.zeros((64, 64)), (16, 16), np.random.default_rng(0))
+    assert (part == 0).all()

@@ -252,4 +252,5 @@ def _view(image: Real, shape: Shape, rng: np.random.Generator) -> Real:
     y, x = (rng.random(2) * (spare + 1)).astype(int)
     part = image[y : y + shape[0], x : x + shape[1]]
     low, high = np.percentile(part, (0.5, 99.5))
-    return np.asarray(np.clip((part - low) / (high - low), 0, 1))
+    span = high - low if high > low else 1.0  # a part of an image may be all black
+    return np.asarray(np.clip((part - low) / span, 0, 1))

@@ -1,0 +1,144 @@
+"""What the pretrained network makes of scans that it has never seen, beside what needs no network.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/pretrained.py [--bundle FILE]
+        [--star SCAN.npz REFERENCE.npz] [--seeds 3]
+
+Amplitude and phase SSIM against the known object, and seconds of processor time, of four rows:
+
+- `pretrained`: the network;
+- `untrained`: the same passes, which correct nothing;
+- `zero`: one pass of them, the mean of each pattern's first ePIE step;
+- `solver`: `ptycho reconstruct` with the probe held fixed, for as long as the network took.
+
+Objects of `natural-held-out` and the star are in no training; `lines` are of a kind that is.  The
+star is scored against a reconstruction of many modes, and takes the probe that `--probe auto` finds
+(a scan file that holds it).  Prints a line for each, and JSON at the end.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ptychoconfig.payloads import create_inference_payload, create_solver_payload
+from ptychoconfig.schema import SimulationConfig
+from ptychodata.bundle import Bundle, read_bundle
+from ptychodata.contracts import Reconstruction, Scan
+from ptychodata.formats import read
+from ptychodata.metrics import score
+from ptychodata.pretrained import PRETRAINED
+from ptychodata.simulate import simulate
+from ptychotorch.inference import infer
+from ptychotorch.solver import solve
+
+DONUT = {"probe_kind": "zone-plate", "central_stop": 0.4, "nphotons": 1e6}
+SCANS: dict[str, dict[str, object]] = {
+    "lines": {"object_kind": "lines", "overlap": 0.81, "n_patterns": 600, "nphotons": 1e9},
+    "lines, 1e4 photons": {
+        "object_kind": "lines", "overlap": 0.81, "n_patterns": 600, "nphotons": 1e4,
+    },
+    "natural": {
+        **DONUT, "object_kind": "natural-held-out", "overlap": 0.81, "n_patterns": 600,
+        "probe_diameter_px": 30.0, "defocus_rad": 9.0,
+    },
+    "natural, overlap 0.55": {
+        **DONUT, "object_kind": "natural-held-out", "overlap": 0.55, "n_patterns": 200,
+        "probe_diameter_px": 30.0, "defocus_rad": 9.0,
+    },
+    "natural, N = 128": {
+        **DONUT, "object_kind": "natural-held-out", "overlap": 0.81, "n_patterns": 300, "N": 128,
+        "probe_diameter_px": 60.0, "defocus_rad": 18.0,
+    },
+}  # fmt: skip
+
+
+def main() -> None:
+    """Score every scan and row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=PRETRAINED)
+    parser.add_argument("--star", type=Path, nargs=2, metavar=("SCAN", "REFERENCE"))
+    parser.add_argument("--seeds", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bundle, found = read_bundle(arguments.bundle), {}
+    for name, settings in SCANS.items():
+        runs = []
+        for seed in range(9001, 9001 + arguments.seeds):
+            config = SimulationConfig.model_validate(
+                {"positions_kind": "random", "seed": seed, **settings}
+            )
+            runs.append(rows(simulate(config), bundle))
+        found[name] = mean_of(runs)
+        tell(name, found[name])
+    if arguments.star:
+        scan, reference = arguments.star
+        found["star"] = rows(read(scan), bundle, reference)
+        tell("star", found["star"])
+    print(json.dumps(found, indent=1))
+
+
+def rows(
+    scan: Scan, bundle: Bundle, reference: Path | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Amplitude SSIM, phase SSIM and seconds of each row."""
+    heads = [name for name in bundle.weights if "/head/" in name]
+    still = replace(bundle, weights={**bundle.weights, **{n: 0 * bundle.weights[n] for n in heads}})
+    one = {**still.config, "model": {**still.config["model"], "unrolled_steps": 1}}
+    made = {
+        "pretrained": timed(bundle, scan),
+        "untrained": timed(still, scan),
+        "zero": timed(replace(still, config=one), scan),
+    }
+    flags = {"refine_probe": "off", "max_time": made["pretrained"][1], "held_out_fraction": 0.0}
+    started = time.process_time()
+    payload = create_solver_payload(flags=flags, environment={})
+    solved = solve(scan, payload, lambda progress: None, lambda: False)
+    made["solver"] = solved.reconstruction, time.process_time() - started
+    return {name: (*scores(image, scan, reference), took) for name, (image, took) in made.items()}
+
+
+def timed(bundle: Bundle, scan: Scan) -> tuple[Reconstruction, float]:
+    """The network's image, and the processor's time."""
+    flags = {"precision": "32-true", "held_out_fraction": 0.0}
+    payload = create_inference_payload(bundle_config=bundle.config, flags=flags, environment={})
+    started = time.process_time()
+    image = infer(bundle, scan, payload, lambda progress: None)
+    return image, time.process_time() - started
+
+
+def scores(image: Reconstruction, scan: Scan, reference: Path | None) -> tuple[float, float]:
+    """Against the scan's known object, or another reconstruction of it."""
+    truth, origin = scan.truth, np.zeros(2)
+    if reference is not None:
+        with np.load(reference) as other:
+            offset = np.median(scan.positions_px - other["positions_px"], axis=0)
+            truth, origin = other["object"], other["origin_yx_px"] + offset
+    found = score(
+        image.obj, image.origin_yx_px, truth, scan.positions_px, truth_origin_yx_px=origin
+    )
+    return found["amplitude_ssim"], found["phase_ssim"]
+
+
+def mean_of(
+    runs: list[dict[str, tuple[float, float, float]]],
+) -> dict[str, tuple[float, float, float]]:
+    """The mean over seeds."""
+    return {
+        name: tuple(float(x) for x in np.mean([run[name] for run in runs], axis=0))
+        for name in runs[0]
+    }
+
+
+def tell(name: str, found: Mapping[str, tuple[float, float, float]]) -> None:
+    """One line."""
+    each = (f"{row} {a:.3f}/{p:.3f} in {s:.1f} s" for row, (a, p, s) in found.items())
+    print(f"{name:24} {'; '.join(each)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
