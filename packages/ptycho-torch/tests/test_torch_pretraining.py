@@ -8,10 +8,16 @@ import pytest
 import torch
 
 from ptychoconfig.errors import ConfigError
-from ptychoconfig.payloads import create_training_payload
+from ptychoconfig.payloads import create_inference_payload, create_training_payload
+from ptychoconfig.schema import SimulationConfig
 from ptychodata.backends import LAST_CHECKPOINT, Pretrainer
+from ptychodata.bundle import read_bundle
 from ptychodata.corpus import CorpusRanges
+from ptychodata.metrics import score
+from ptychodata.pretrained import PRETRAINED
+from ptychodata.simulate import simulate
 from ptychotorch.backend import TorchBackend
+from ptychotorch.inference import infer
 from ptychotorch.pretraining import object_error, pretrain
 
 RANGES = CorpusRanges(N={64: 1.0}, n_patterns=(9, 12), modes={1: 1.0})
@@ -86,3 +92,30 @@ def test_it_learns(tmp_path):
 
 def test_torch_can_pretrain():
     assert isinstance(TorchBackend(), Pretrainer)
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 150), (128, 60)])
+def test_the_network_that_comes_along_reconstructs_what_it_has_never_seen(side, count):
+    """Photographs that are in no corpus, under a probe that is in none."""
+    config = SimulationConfig(
+        N=side,
+        n_patterns=count,
+        overlap=0.8,
+        object_kind="natural-held-out",
+        probe_kind="zone-plate",
+        positions_kind="random",
+        nphotons=1e6,
+        seed=11,
+    )
+    scan, bundle = simulate(config), read_bundle(PRETRAINED)
+    assert PRETRAINED.stat().st_size < 8e6
+    payload = create_inference_payload(
+        bundle_config=bundle.config, flags={"precision": "32-true"}, environment={}
+    )
+    one = replace(payload, model=payload.model.model_copy(update={"unrolled_steps": 1}))
+    found = []
+    for settings in (payload, one):
+        image = infer(bundle, scan, settings, lambda progress: None)
+        found.append(score(image.obj, image.origin_yx_px, scan.truth, scan.positions_px))
+    whole, first = (f["phase_ssim"] for f in found)
+    assert whole > 0.6 and whole > first + 0.2
