@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from ptychoconfig.errors import BackendError, NumericalError
 from ptychoconfig.payloads import create_solver_payload
-from ptychoconfig.schema import SimulationConfig
+from ptychoconfig.schema import SimulationConfig, SolverConfig
 from ptychodata.contracts import Scan, Solution
 from ptychodata.metrics import score
 from ptychodata.probes import choose_probe
 from ptychodata.simulate import simulate
+from ptychodata.solving import plan_solution
 from ptychotf import physics
 from ptychotf.backend import TensorFlowBackend
 from ptychotf.solver import run, steps
@@ -262,6 +263,19 @@ def test_a_second_run_compiles_nothing(natural):
     before = run._learn.experimental_get_tracing_count()
     solve(natural, epochs=2, seed=3)
     assert run._learn.experimental_get_tracing_count() == before
+
+
+def test_compiling_is_over_before_the_clock_of_a_run_begins(natural):
+    config = SolverConfig(refine_probe="on", modes=2)
+    plan = plan_solution(natural, config, None)
+    fit = run._TensorFlowFit(natural, plan, config, None)
+    traces = [f.experimental_get_tracing_count() for f in (run._learn, run._look)]
+    assert np.array_equal(fit.estimate.obj, plan.obj)
+    for refine_probe in (False, True):
+        fit.learn(plan.kept[: plan.batch_size], 1.0, 0.0, refine_probe)
+    fit.look(plan.held_out)
+    assert not np.array_equal(fit.estimate.obj, plan.obj)
+    assert traces == [f.experimental_get_tracing_count() for f in (run._learn, run._look)]
 
 
 def test_more_devices_than_it_uses_are_refused(natural):

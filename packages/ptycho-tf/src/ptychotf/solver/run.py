@@ -51,13 +51,26 @@ class _TensorFlowFit:
         self.corrections = Corrections(config, self.estimate)
         self.measured = Amplitudes(scan, plan.batch_size)
         self.slopes: Slopes = None
+        # Each program runs once for nothing: compiling takes seconds, which are not the run's.
+        self._look_at(plan.kept[:1])
+        for refine_probe in {False, plan.refine_probe == "now"}:
+            self._step(plan.kept[:1], 0.0, 0.0, refine_probe)
 
     def learn(
         self, batch: NDArray[np.int64], length: float, prior: float, refine_probe: bool
     ) -> tuple[float, float]:
         """Step object and probe."""
+        after, self.momentum, residual, asked = self._step(batch, length, prior, refine_probe)
         estimate = self.estimate
-        after, self.momentum, residual, asked = _learn(
+        estimate.obj, estimate.probe, estimate.variable = after.obj, after.probe, after.variable
+        self.corrections.collect(asked, batch)
+        return float(residual[0]), float(residual[1])
+
+    def _step(
+        self, batch: NDArray[np.int64], length: float, prior: float, refine_probe: bool
+    ) -> tuple[Unknowns, Tensor, tuple[Tensor, Tensor], Wishes]:
+        """What ``_learn`` makes of a batch."""
+        return _learn(
             self._unknowns(),
             self.momentum,
             self._patterns(batch),
@@ -67,21 +80,20 @@ class _TensorFlowFit:
             rules=self.rules,
             refine_probe=refine_probe,
         )
-        estimate.obj, estimate.probe, estimate.variable = after.obj, after.probe, after.variable
-        self.corrections.collect(asked, batch)
-        return float(residual[0]), float(residual[1])
 
     def look(self, index: NDArray[np.int64]) -> tuple[float, float]:
         """Sums of the residual."""
         error = total = 0.0
         for first in range(0, len(index), self.measured.size):
             part = index[first : first + self.measured.size]
-            residual, asked = _look(
-                self._unknowns(), self._patterns(part), self._slopes(), rules=self.rules
-            )
+            residual, asked = self._look_at(part)
             self.corrections.collect(asked, part)
             error, total = error + float(residual[0]), total + float(residual[1])
         return error, total
+
+    def _look_at(self, batch: NDArray[np.int64]) -> tuple[tuple[Tensor, Tensor], Wishes]:
+        """What ``_look`` makes of a batch."""
+        return _look(self._unknowns(), self._patterns(batch), self._slopes(), rules=self.rules)
 
     def _unknowns(self) -> Unknowns:
         estimate = self.estimate
