@@ -99,8 +99,7 @@ def _is_within_an_epoch(run_dir: Path) -> bool:
 def _with_batch_statistics(build):
     def wrapped(*arguments):
         network = build(*arguments)
-        for step, unet in enumerate(network.unets):
-            network.unets[step] = nn.Sequential(nn.BatchNorm2d(5), unet, nn.Dropout2d(0.1))
+        network.unet = nn.Sequential(nn.BatchNorm2d(8), network.unet, nn.Dropout2d(0.1))
         return network
 
     return wrapped

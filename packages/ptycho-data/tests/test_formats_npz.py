@@ -241,8 +241,8 @@ def test_optional_keys_are_optional(file: Path) -> None:
 
 
 def test_unused_keys_are_named(file: Path) -> None:
-    scan = read(save(file, Y=np.ones((P, N, N), np.complex64), xcoords_start=np.zeros(P)))
-    assert scan.notes == ("keys not used: Y, xcoords_start.",)
+    scan = read(save(file, norm_Y_I=np.ones(1), xcoords_start=np.zeros(P)))
+    assert scan.notes == ("keys not used: norm_Y_I, xcoords_start.",)
 
 
 def test_bad_pixels_are_the_inverse_of_a_mask(file: Path) -> None:
