@@ -64,6 +64,6 @@ def test_two_workers(one: Bundle, tmp_path: Path) -> None:
             )
         )
     told = [process.communicate(timeout=280) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(map(str, told))
     assert "bundle:" in told[0][0] and not told[1][0]  # one process spoke
     _check(one, read_bundle(tmp_path / "two"))

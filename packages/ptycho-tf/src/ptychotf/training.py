@@ -60,13 +60,16 @@ def train(
     if payload.execution.deterministic:
         tf.random.set_seed(payload.training.seed)
         tf.config.experimental.enable_op_determinism()
-    with strategy.scope(), tf.device(device if strategy.num_replicas_in_sync == 1 else None):
+    alone = device if strategy.num_replicas_in_sync == 1 else None
+    with strategy.scope(), tf.device(alone):
         network = build_network(payload.model, payload.training.seed)
         if start is not None:
             from_arrays(network, dict(start.weights))
         refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
         network.compute_dtype = choose_dtype(payload.execution, device)
         learner = Learner(network, scans, payload, strategy)
+    # Outside the scope: what one process alone makes, as a preview, concerns no other.
+    with tf.device(alone):
         run = _Run(learner, scans, payload, run_dir, report, should_stop, preview)
         if resume is not None:
             run.load(resume)
