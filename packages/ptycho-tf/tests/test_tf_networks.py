@@ -1,5 +1,7 @@
 """Networks: their sizes, their starts, and what they refuse."""
 
+import gc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,6 +53,30 @@ def test_convolution_before_doubling_is_that_of_the_doubled_image():
     layer.bias.assign([1, 2, 3])
     x = tf.constant(rng.standard_normal((2, 4, 6, 5)), tf.float32)
     np.testing.assert_allclose(conv_of_doubled(x, layer), layer(doubled(x)), atol=1e-5)
+
+
+def test_a_training_step_leaves_no_graph_behind():
+    """As TensorFlow's own SiLU does, whose gradient it registers with the graph for ever."""
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
+
+    def trace() -> None:
+        network = cnn(**TINY, amp_activation="swish")
+
+        @tf.function
+        def gradient(amplitude: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(amplitude)
+                light = tf.reduce_sum(tf.abs(network.generator(amplitude)))
+            return tape.gradient(light, amplitude)
+
+        assert tf.reduce_any(gradient(tf.ones((1, 1, 32, 32))) != 0)
+
+    before = graphs()
+    trace()
+    assert graphs() == before
 
 
 def test_padded_cnn_speaks_for_the_centre_and_its_border_channels_for_the_rest():

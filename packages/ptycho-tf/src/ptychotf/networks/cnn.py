@@ -31,9 +31,15 @@ _BOTTLENECK = 8  # pixels
 _DEEPEST = 128  # channels at the bottleneck, over the scale of filters
 _OUTER = 4  # channels of a decoder's end that are kept for the border
 
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU, x σ(x); TensorFlow's own keeps the graph of every training that uses it for ever."""
+    return x * tf.math.sigmoid(x)
+
+
 _AMPLITUDES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": tf.math.sigmoid,
-    "swish": tf.nn.silu,
+    "swish": _silu,
     "softplus": tf.nn.softplus,
     "relu": tf.nn.relu,
 }
@@ -163,4 +169,4 @@ class _Decoder:
             return image
         convolutions, head = self.border
         border = conv_of_doubled(convolutions(doubled(outer)), head)
-        return image + tf.nn.silu(border) * (1 - inside)
+        return image + _silu(border) * (1 - inside)
