@@ -52,7 +52,7 @@ def test_they_change_nothing_even_if_they_fail(run, caplog):
 
 
 def test_a_large_scan_is_shown_in_part(run, scan, monkeypatch):
-    monkeypatch.setattr("ptychotorch.previews._PATTERNS", 9)
+    monkeypatch.setattr("ptychodata.training.previews._PATTERNS", 9)
     sizes = []
     run(lambda epoch, image: sizes.append(len(image.positions_px)) or PICTURE, epochs=1)
     assert sizes == [9]

@@ -3,12 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from ptychoconfig.payloads import InferencePayload, TrainingPayload
-from ptychoconfig.schema import InferenceConfig
+from ptychoconfig.payloads import TrainingPayload
 from ptychodata.backends import Preview
-from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
-from ptychodata.grouping import middle_patterns
+from ptychodata.training.previews import as_it_stands, small_part
 
 from .inference import infer
 from .learner import Learner
@@ -16,9 +14,6 @@ from .logs import Log
 from .weights import to_arrays
 
 __all__ = ["Previews"]
-
-_PATTERNS = 128
-"""Patterns that are looked at: enough to see the object, a small share of an epoch's time."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +42,7 @@ class Previews:
         self.preview, self.learner, self.payload, self.log = preview, learner, payload, log
         self.every = payload.execution.preview_every if preview is not None else 0
         if self.every:
-            self.part = scans[0].subset(middle_patterns(scans[0].positions_px, _PATTERNS))
+            self.part = small_part(scans[0])
 
     def draw(self, epoch: int) -> None:
         """Look after an epoch, counted from 0, if it is time."""
@@ -60,24 +55,7 @@ class Previews:
 
     def _image(self) -> Reconstruction:
         """What the network as it stands makes of the part."""
-        model, training = (
-            getattr(self.payload, name).model_dump(mode="json") for name in ("model", "training")
-        )
-        now = Bundle(
-            backend="tf",
-            config={"model": model, "training": training},
-            weights=to_arrays(self.learner.network),
-            probes=(self.learner.probes[0].modes(),),
-            probe_learned=True,
-            history={},
-            statistics={},
-            versions={},
-        )
-        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-        settings = InferencePayload(
-            model=self.payload.model,
-            inference=InferenceConfig(),
-            execution=self.payload.execution.model_copy(update=alone),
-            sources={},
-        )
-        return infer(now, self.part, settings, lambda _: None)
+        learner = self.learner
+        weights, probe = to_arrays(learner.network), learner.probes[0].modes()
+        bundle, settings = as_it_stands("tf", self.payload, weights, probe)
+        return infer(bundle, self.part, settings, lambda _: None)

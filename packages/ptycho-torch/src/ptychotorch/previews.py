@@ -11,21 +11,16 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from numpy.typing import NDArray
 from torch import nn
 
-from ptychoconfig.payloads import InferencePayload, TrainingPayload
-from ptychoconfig.schema import InferenceConfig
+from ptychoconfig.payloads import TrainingPayload
 from ptychodata.backends import Preview
-from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
-from ptychodata.grouping import middle_patterns
+from ptychodata.training.previews import as_it_stands, small_part
 
 from .inference import infer
 from .networks import Network
 from .weights import to_arrays
 
 __all__ = ["Previews"]
-
-_PATTERNS = 128
-"""Patterns that are looked at: enough to see the object, a small share of an epoch's time."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +48,7 @@ class Previews(Callback):
     ) -> None:
         self.preview, self.network, self.probe, self.payload = preview, network, probe, payload
         self.every = payload.execution.preview_every
-        self.part = scans[0].subset(middle_patterns(scans[0].positions_px, _PATTERNS))
+        self.part = small_part(scans[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, if it is time and the run goes on."""
@@ -69,27 +64,10 @@ class Previews(Callback):
 
     def _image(self) -> Reconstruction:
         """What the network as it stands makes of the part."""
-        model, training = (
-            getattr(self.payload, name).model_dump(mode="json") for name in ("model", "training")
-        )
-        now = Bundle(
-            backend="torch",
-            config={"model": model, "training": training},
-            weights=to_arrays(self.network),
-            probes=(self.probe().detach().cpu().numpy(),),
-            probe_learned=True,
-            history={},
-            statistics={},
-            versions={},
-        )
-        alone = {"devices": 1, "num_nodes": 1}
-        settings = InferencePayload(
-            model=self.payload.model,
-            inference=InferenceConfig(),
-            execution=self.payload.execution.model_copy(update=alone),
-            sources={},
-        )
-        return infer(now, self.part, settings, lambda _: None)
+        probe = self.probe().detach().cpu().numpy()
+        weights = to_arrays(self.network)
+        bundle, settings = as_it_stands("torch", self.payload, weights, probe)
+        return infer(bundle, self.part, settings, lambda _: None)
 
 
 def _show(trainer: Trainer, picture: NDArray[np.uint8], epoch: int) -> None:
