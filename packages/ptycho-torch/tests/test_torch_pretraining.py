@@ -12,13 +12,14 @@ from ptychoconfig.payloads import create_inference_payload, create_training_payl
 from ptychoconfig.schema import SimulationConfig
 from ptychodata.backends import LAST_CHECKPOINT, Pretrainer
 from ptychodata.bundle import read_bundle
-from ptychodata.corpus import CorpusRanges
+from ptychodata.corpus import CorpusRanges, draw_scan
 from ptychodata.metrics import score
 from ptychodata.pretrained import PRETRAINED
 from ptychodata.simulate import simulate
+from ptychotorch import physics
 from ptychotorch.backend import TorchBackend
 from ptychotorch.inference import infer
-from ptychotorch.pretraining import object_error, pretrain
+from ptychotorch.pretraining import _batch, object_error, pretrain
 
 RANGES = CorpusRanges(N={64: 1.0}, n_patterns=(9, 12), modes={1: 1.0})
 SMALL = {"unrolled_steps": 2, "unrolled_width": 8, "unrolled_levels": 1, "precision": "32-true"}
@@ -63,6 +64,21 @@ def test_error_does_not_look_where_no_light_fell():
     assert float(object_error(wrong, known, light)) < 1e-12
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_known_object_lies_under_its_patterns(alone):
+    """The forward model of it explains every pattern down to photon noise."""
+    exact = replace(RANGES, nphotons=(1e7, 1e7), probe_error=0.0, position_error=0.0)
+    scan = draw_scan(5, 3, exact)
+    batch, known = _batch(scan, np.arange(len(scan)), alone=alone)
+    height, width = batch.shape[0] // batch.canvases, batch.shape[1]
+    assert known.shape == (len(scan) if alone else 1, height, width)
+    shifted = physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction)
+    windows = physics.window_index(batch.pixel, scan.N, batch.shape)
+    waves = physics.exit_waves(shifted, physics.gather(known, windows))
+    rate = physics.intensity(physics.far_field(waves, corner=True))
+    assert float(physics.r_factor(rate, batch.counts)) < 0.05
+
+
 def test_resumed_is_never_interrupted(tmp_path):
     whole, _ = run(tmp_path / "whole", 4)
     run(tmp_path / "parts", 2)
@@ -72,6 +88,12 @@ def test_resumed_is_never_interrupted(tmp_path):
     assert len(told) == 2 and all(np.isfinite(p.metrics["object_error"]) for p in told)
     assert parts.config["model"]["architecture"] == "unrolled" and not parts.probes
     assert parts.statistics["mean_photons_low"] < parts.statistics["mean_photons_high"]
+
+
+def test_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ConfigError, match=r"--resume .*expected a checkpoint"):
+        run(tmp_path, 1, tmp_path / "last.ckpt")
 
 
 def test_checkpoint_of_another_seed_is_refused(tmp_path):

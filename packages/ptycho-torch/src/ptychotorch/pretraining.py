@@ -21,13 +21,14 @@ Optim. 30, 838 (1992)), which needs no schedule that knows the end.
 
 import copy
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ptychoconfig.payloads import TrainingPayload
 from ptychodata.backends import LAST_CHECKPOINT, Progress, Report, ShouldStop
@@ -37,15 +38,18 @@ from ptychodata.corpus import CorpusRanges, draw_scan
 from ptychodata.grouping import redundancy
 from ptychodata.physics import split_positions
 from ptychodata.stitching import plan_canvas
-from ptychodata.training.checkpoints import identity, place_of
+from ptychodata.training.checkpoints import identity
 from ptychodata.training.outcome import trained_bundle
 
 from . import __version__, physics
-from .batches import Batch, make_batch
-from .checkpoints import AtomicCheckpointIO
+from .batches import Batch, GroupDataset, make_batch
+from .checkpoints import AtomicCheckpointIO, read_place
+from .clipping import clip_gradients
 from .device import choose_device, choose_dtype
 from .merging import canvases
 from .networks import build_network
+from .networks.unrolled import typical
+from .optimizers import build_optimizer
 from .weights import from_arrays, to_arrays
 
 __all__ = ["object_error", "pretrain"]
@@ -96,8 +100,7 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
         known: (G, H, W) known ones Y.
         light: (G, H, W) illumination W.
     """
-    total = light.sum((-2, -1), keepdim=True)
-    weight = (light * total / light.square().sum((-2, -1), keepdim=True)).clamp(max=0.25)
+    weight = (light / typical(light)).clamp(max=0.25)
     inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
     phase = inner / inner.abs().clamp_min(1e-30)
     error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
@@ -116,20 +119,15 @@ class _Run:
         self.network.compute_dtype = choose_dtype(payload.execution, self.device)
         self.mean = copy.deepcopy(self.network)
         training = payload.training
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=training.learning_rate,
-            betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
-        )
+        self.optimizer = build_optimizer(self.network.parameters(), training)
         self.step, self.patterns, self.before = 0, 0, 0.0
         self.history: dict[str, list[float]] = {"train_loss": [], "object_error": []}
-        self._recent: list[tuple[float, float]] = []
+        self._recent: deque[tuple[float, float]] = deque(maxlen=100)
         timeless = training.model_copy(update={"max_time": None})
         self.origin = identity("torch", [], replace(payload, training=timeless))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.started = self.kept = time.monotonic()
-        self._first = self.patterns
+        self._first = 0
 
     @property
     def seconds(self) -> float:
@@ -143,19 +141,24 @@ class _Run:
             index = self.step * SCANS_PER_STEP + number
             scan = draw_scan(index, self.payload.training.seed, self.ranges)
             self._learn(scan, np.random.default_rng([self.payload.training.seed, index]))
-        nn.utils.clip_grad_norm_(self.network.parameters(), self._bound())
+        training = self.payload.training
+        if training.gradient_clip_val is not None:
+            clip_gradients(
+                self.network.parameters(),
+                training.gradient_clip_algorithm,
+                training.gradient_clip_val,
+            )
         warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
-        self.optimizer.param_groups[0]["lr"] = warm * self.payload.training.learning_rate
+        self.optimizer.param_groups[0]["lr"] = warm * training.learning_rate
         self.optimizer.step()
         self.step += 1
         share = max(1 / MEAN_OVER, 10 / (self.step + 10))
         with torch.no_grad():
             for mean, weight in zip(self.mean.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(weight, share)
-
-    def _bound(self) -> float:
-        bound = self.payload.training.gradient_clip_val
-        return float("inf") if bound is None else bound
+        if self.step % 50 == 0:
+            for name, value in self._figures().items():
+                self.history[name].append(value)
 
     def _learn(self, scan: Scan, rng: np.random.Generator) -> None:
         alone = rng.random() < SINGLE_SHOT
@@ -175,16 +178,13 @@ class _Run:
         self.patterns += len(index)
         self._recent.append((float(np.mean(losses)), errors[-1]))
 
+    def _figures(self) -> dict[str, float]:
+        """Loss and error of the last hundred scans."""
+        losses, errors = zip(*self._recent, strict=True)
+        return {"train_loss": float(np.mean(losses)), "object_error": float(np.median(errors))}
+
     def progress(self, limit: float) -> Progress:
-        """How far the run is, by time; figures are those of the last hundred scans."""
-        recent = np.array(self._recent[-100:])
-        figures = {
-            "train_loss": float(recent[:, 0].mean()),
-            "object_error": float(np.median(recent[:, 1])),
-        }
-        if self.step % 50 == 0:
-            for name, value in figures.items():
-                self.history[name].append(value)
+        """How far the run is, by time."""
         share = min(1.0, self.seconds / limit)
         return Progress(
             phase="train",
@@ -192,7 +192,7 @@ class _Run:
             total=max(self.patterns, round(self.patterns / max(share, 1e-6))),
             epoch=1,
             epochs=1,
-            metrics=figures,
+            metrics=self._figures(),
             patterns_per_s=(self.patterns - self._first) / max(self.seconds, 1e-9),
             seconds_left=max(0.0, limit - self.seconds),
         )
@@ -220,8 +220,8 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
+        self.step = read_place(path, self.origin).batch
         found = AtomicCheckpointIO().load_checkpoint(path, map_location=self.device)
-        self.step = place_of(found["ptycho"], self.origin, path).batch
         self.network.load_state_dict(found["network"])
         self.mean.load_state_dict(found["mean"])
         self.optimizer.load_state_dict(found["optimizer"])
@@ -249,31 +249,14 @@ class _Run:
         return replace(made, statistics={**made.statistics, **course})
 
 
-def _batch(scan: Scan, index: Any, *, alone: bool) -> tuple[Batch, Tensor]:
+def _batch(scan: Scan, index: NDArray[np.int64], *, alone: bool) -> tuple[Batch, Tensor]:
     """Patterns on one canvas, or each on its own, and the known object there: (G, H, W)."""
+    if alone:
+        batch = GroupDataset([scan], labelled=True)[0, index[:, None]]
+        assert batch.label is not None
+        return batch, batch.label
+    (height, width), (y, x) = shape, origin = plan_canvas(scan.positions_px, scan.N)
+    pixel = split_positions(scan.positions_px)[0] - origin
     assert scan.truth is not None
-    centre = split_positions(scan.positions_px[index])[0]
-    shape, origin = plan_canvas(scan.positions_px[index], scan.N)
-    if not alone:
-        batch = make_batch(scan, index, centre - origin, shape)
-        known = _window(scan.truth, origin, shape)[None]
-        return _with(batch, per_group=len(index)), torch.from_numpy(known)
-    side, count = scan.N, len(index)
-    pixel = np.stack([np.arange(count) * side, np.zeros(count, np.int64)], axis=1) + side // 2
-    batch = make_batch(scan, index, pixel, (count * side, side))
-    known = np.stack([_window(scan.truth, n - side // 2, (side, side)) for n in centre])
-    return _with(batch, canvases=count), torch.from_numpy(known)
-
-
-def _with(batch: Batch, **fields: Any) -> Batch:
-    return Batch(**{**vars(batch), **fields})
-
-
-def _window(truth: Any, corner: Any, shape: tuple[int, int]) -> Any:
-    """A window of the known object; free space beyond its edge."""
-    window = np.ones(shape, dtype=np.complex64)
-    low = np.maximum(corner, 0)
-    high = np.minimum(np.asarray(corner) + shape, truth.shape)
-    inner = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
-    window[inner] = truth[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    return window
+    known = torch.from_numpy(scan.truth[y : y + height, x : x + width])
+    return replace(make_batch(scan, index, pixel, shape), per_group=len(scan)), known[None]

@@ -40,6 +40,7 @@ from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine, unseen
 from .networks import Network, build_network, refuse_other_sizes
+from .optimizers import build_optimizer
 from .previews import Previews
 from .progress import Mean, Reporter
 from .sharding import refuse_unshardable, shard
@@ -302,15 +303,7 @@ class _Training(LightningModule):
         clip_gradients(self.network.parameters(), self.config.gradient_clip_algorithm, bound)
 
     def configure_optimizers(self) -> Any:
-        config = self.config
-        shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-        weights, betas = self.network.parameters(), (config.beta1, config.beta2)
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(weights, momentum=config.momentum, **shared)
-        else:
-            kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(weights, betas=betas, **shared)
+        optimizer = build_optimizer(self.network.parameters(), self.config)
         return {"optimizer": optimizer, "lr_scheduler": self._scheduler(optimizer)}
 
     def _scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -82,22 +82,15 @@ class Sums:
         return (self.squares / weight - self.mean().abs().square()).clamp_min(0).sqrt()
 
 
-def fields_of(
-    patches: Tensor, weight: Tensor, squares: Tensor | None = None, misfit: Tensor | None = None
-) -> Tensor:
-    """Fields of patterns that say ``patches`` with ``weight``, each (B, N, N): (B, N, N, 5).
+def fields_of(patches: Tensor, weight: Tensor) -> Tensor:
+    """Fields of patterns that say complex ``patches`` with ``weight`` ≥ 0, each (B, N, N).
 
-    Args:
-        patches: complex p.
-        weight: w ≥ 0.
-        squares: w·|p|²; None = that of ``patches``.
-        misfit: e, (B,); None = 0.
+    Returns:
+        (B, N, N, 5), with a misfit of 0.
     """
     said = patches * weight
-    if squares is None:
-        squares = (said.real * patches.real) + (said.imag * patches.imag)
-    misfits = torch.zeros_like(weight) if misfit is None else weight * misfit[:, None, None]
-    return torch.stack([said.real, said.imag, weight, squares, misfits], -1)
+    squares = said.real * patches.real + said.imag * patches.imag
+    return torch.stack([said.real, said.imag, weight, squares, torch.zeros_like(weight)], -1)
 
 
 class Network(nn.Module):
@@ -126,7 +119,7 @@ class Network(nn.Module):
             batch: the patterns.
 
         Returns:
-            (B, N, N, 5) fields, from ``fields_of``.
+            (B, N, N, 5) fields, as ``Sums`` has them.
         """
         raise NotImplementedError
 

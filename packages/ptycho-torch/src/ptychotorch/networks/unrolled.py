@@ -48,7 +48,7 @@ from ptychotorch.batches import Batch
 
 from ._base import Network, State, Sums
 
-__all__ = ["SUMMARY", "Unrolled", "build"]
+__all__ = ["SUMMARY", "Unrolled", "build", "typical"]
 
 Part = tuple[Any, slice, slice]
 
@@ -117,7 +117,7 @@ class Unrolled(Network):
         moved = moved / _floored(light, 0).sum((-2, -1), keepdim=True)
         scale = torch.sqrt(moved + 0.25 / _floored(light, _FLOOR)).to(obj.real)
         known = [
-            (light / _floored(_typical(light), 0)).sqrt(),
+            (light / _floored(typical(light), 0)).sqrt(),
             torch.log10(scale),
             torch.log10(sums.misfit / _floored(light, 1e-6) + 0.1),
             torch.full_like(light, step / self.steps),
@@ -140,7 +140,7 @@ class Unrolled(Network):
         return correction
 
 
-def _typical(light: Tensor) -> Tensor:
+def typical(light: Tensor) -> Tensor:
     """W̄ = Σ W² / Σ W of each canvas: (G, H, W) → (G, 1, 1)."""
     total = light.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return light.square().sum((-2, -1), keepdim=True) / total
@@ -148,7 +148,7 @@ def _typical(light: Tensor) -> Tensor:
 
 def _floored(light: Tensor, share: float) -> Tensor:
     """W + β W̄, above 0 also where nothing was lit."""
-    return (light + share * _typical(light)).clamp_min(torch.finfo(torch.float32).tiny)
+    return (light + share * typical(light)).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class _UNet(nn.Module):
