@@ -74,7 +74,6 @@ app = typer.Typer(
     name="ptycho",
     cls=LazyGroup,
     help="Turn scanning coherent-diffraction data into images of the object.",
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

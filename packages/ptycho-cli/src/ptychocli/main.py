@@ -20,6 +20,9 @@ from ptychoconfig.errors import (
 
 __all__ = ["EXIT_CODES", "main", "run"]
 
+COMPLETION = "_PTYCHO_COMPLETE"
+"""Variable by which a shell asks for completions; `ptycho --install-completion` sets it up."""
+
 OK, BUG, INTERRUPTED = 0, 1, 130
 
 EXIT_CODES: dict[type[PtychoError], int] = {
@@ -65,7 +68,19 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """Entry point of the ``ptycho`` script."""
+    if COMPLETION in os.environ:
+        sys.exit(_complete(os.environ[COMPLETION]))
     sys.exit(main(sys.argv[1:]))
+
+
+def _complete(asked: str) -> int:
+    """Tell a shell what can follow; ``asked`` is such as ``complete_bash``."""
+    from typer.completion import shell_complete
+    from typer.main import get_command
+
+    from ptychocli.app import app
+
+    return shell_complete(get_command(app), {}, "ptycho", COMPLETION, asked)
 
 
 def _call(argv: Sequence[str]) -> int:

@@ -37,6 +37,7 @@ __all__ = [
     "output_folders",
     "provenance",
     "refuse_existing",
+    "refuse_result",
     "write_product",
 ]
 
@@ -159,14 +160,7 @@ def open_run_dir(
     if follows:
         yield FollowedRunDir(path)
         return
-    from ptychodata.results import RECONSTRUCTION
-
-    for result in (BUNDLE,) if resume else (BUNDLE, RECONSTRUCTION):
-        if (path / result).exists() and not force:
-            raise ConfigError(
-                f"--output-dir {path}: expected a folder without a result, found {result}; "
-                "choose another folder, or overwrite it with --force"
-            )
+    refuse_result(path, force=force, resume=resume)
     made = _make(path)
     try:
         yield RunDir(path)
@@ -177,6 +171,22 @@ def open_run_dir(
                     break
                 folder.rmdir()
         raise
+
+
+def refuse_result(path: Path, *, force: bool, resume: bool = False) -> None:
+    """Check that an output folder holds no result, or that it may be overwritten.
+
+    Raises:
+        ConfigError: it does, and may not.
+    """
+    from ptychodata.results import RECONSTRUCTION
+
+    for result in (BUNDLE,) if resume else (BUNDLE, RECONSTRUCTION):
+        if (path / result).exists() and not force:
+            raise ConfigError(
+                f"--output-dir {path}: expected a folder without a result, found {result}; "
+                "choose another folder, or overwrite it with --force"
+            )
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

@@ -58,6 +58,15 @@ class Resolved:
     sections: Mapping[str, Section]
     sources: Mapping[str, str]
 
+    def entries(self) -> dict[str, dict[str, object]]:
+        """``training.epochs`` → its value, as JSON has it, and its source."""
+        return {
+            key: {"value": value, "source": self.sources[key]}
+            for section, model in self.sections.items()
+            for field, value in model.model_dump(mode="json").items()
+            for key in (f"{section}.{field}",)
+        }
+
 
 @dataclass(frozen=True)
 class _Setting:

@@ -36,6 +36,15 @@ class TensorFlowBackend:
 
         return describe_devices()
 
+    def memory(self) -> dict[str, int]:
+        """Most bytes that this process has held on each GPU."""
+        start_tensorflow()
+        import tensorflow as tf
+
+        names = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+        peak = tf.config.experimental.get_memory_info
+        return {name: peak(name.removeprefix("/device:"))["peak"] for name in names}
+
     def train(
         self,
         scans: Sequence[Scan],

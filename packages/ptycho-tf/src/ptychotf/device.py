@@ -9,6 +9,7 @@ import tensorflow as tf
 from ptychoconfig.describe import flag_name
 from ptychoconfig.errors import BackendError, ConfigError
 from ptychoconfig.schema import ExecutionConfig
+from ptychodata.hardware import SLOW_CPU, cuda_driver, gpu_advice
 
 __all__ = ["bf16_error", "choose_device", "choose_dtype", "describe_devices"]
 
@@ -129,16 +130,14 @@ def describe_devices() -> dict[str, dict[str, Any]]:
             "bf16": "yes" if _capability(gpu) >= (8, 0) else "no units",
         }
     if not gpus:
-        driver = Path("/proc/driver/nvidia/version").exists()
-        build = tf.sysconfig.get_build_info().get("cuda_version")
+        built, driver = tf.sysconfig.get_build_info().get("cuda_version"), cuda_driver()
+        remedy = "install its CUDA libraries: pip install 'tensorflow[and-cuda]'"
         found["tf gpu"] = {
             "available": False,
-            "driver": driver,
-            "built_for": f"CUDA {build}" if build else "a CPU alone",
+            "driver": driver or "none",
+            "built_for": f"CUDA {built}" if built else "a CPU alone",
+            "advice": gpu_advice("TensorFlow", built, driver, remedy),
         }
-        if driver:
-            found["tf gpu"]["advice"] = (
-                "a driver is there, but TensorFlow does not use it; install its CUDA libraries: "
-                "pip install 'tensorflow[and-cuda]'"
-            )
+        if not _cpu_units():
+            found["tf cpu"]["advice"] = SLOW_CPU
     return found

@@ -48,6 +48,13 @@ class TorchBackend:
 
         return describe_devices()
 
+    def memory(self) -> dict[str, int]:
+        """Most bytes that this process has held on each GPU."""
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+        return {f"cuda:{n}": torch.cuda.max_memory_allocated(n) for n in range(count)}
+
     def train(
         self,
         scans: Sequence[Scan],

@@ -1,12 +1,12 @@
 """Which processor computes, and in which arithmetic."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ptychoconfig.errors import BackendError, ConfigError
 from ptychoconfig.schema import ExecutionConfig
+from ptychodata.hardware import SLOW_CPU, cuda_driver, gpu_advice
 
 __all__ = ["bf16_error", "choose_device", "choose_dtype", "describe_devices"]
 
@@ -125,17 +125,15 @@ def describe_devices() -> dict[str, dict[str, Any]]:
             "bf16": "yes" if _has_bf16_units(torch.device("cuda", number)) else "no units",
         }
     if not torch.cuda.is_available():
-        built = torch.version.cuda
+        built, driver = torch.version.cuda, cuda_driver()
         found["torch cuda"] = {
             "available": False,
-            "driver": Path("/proc/driver/nvidia/version").exists(),
+            "driver": driver or "none",
             "built_for": built or "a CPU alone",
+            "advice": gpu_advice("Torch", built, driver, "choose a build at pytorch.org"),
         }
-        if Path("/proc/driver/nvidia/version").exists():
-            found["torch cuda"]["advice"] = (
-                f"a driver is there, but this Torch ({built or 'built for a CPU alone'}) does not "
-                "use it; install a build for the driver's CUDA from pytorch.org"
-            )
+        if not units:
+            found["torch cpu"]["advice"] = SLOW_CPU
     if torch.backends.mps.is_available():
         found["torch mps"] = {"available": True, "asked_for_by": "--accelerator mps"}
     return found

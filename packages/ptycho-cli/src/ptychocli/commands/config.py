@@ -74,10 +74,7 @@ def show(
             raise UsageError(f"expected a section of {', '.join(SECTIONS)}, found {name!r}")
     resolved = resolve(names, config_file=config)
     with Console(as_json=as_json) as console:
-        shown = {}
-        for section, values in resolved.sections.items():
-            for field, value in values.model_dump(mode="json").items():
-                key = f"{section}.{field}"
-                shown[key] = {"value": value, "source": resolved.sources[key]}
-                console.result(f"{key:36} {json.dumps(value):16} {resolved.sources[key]}")
+        shown = resolved.entries()
+        for key, entry in shown.items():
+            console.result(f"{key:36} {json.dumps(entry['value']):16} {entry['source']}")
         console.finish(shown)

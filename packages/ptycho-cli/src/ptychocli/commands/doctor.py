@@ -36,7 +36,11 @@ def _print(found: dict[str, Any], console: Console) -> None:
             continue
         for name, value in entries.items():
             shown = value if isinstance(value, dict) else {"": value}
-            figures = "  ".join(f"{k} {text(v)}".strip() for k, v in shown.items() if v is not None)
+            figures = "  ".join(
+                f"{k} {text(v)}".strip()
+                for k, v in shown.items()
+                if v is not None and k != "advice"
+            )
             console.result(f"{group:9} {name:18} {figures}")
     for advice in found["advice"]:
         console.result(f"advice: {advice}")

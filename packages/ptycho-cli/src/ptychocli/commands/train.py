@@ -1,7 +1,7 @@
 """``ptycho train``: scans in, a bundle out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +63,15 @@ StartOption = Annotated[
     ),
 ]
 
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print every setting with its source, the size of the network, and what the training "
+        "would take in time and memory, measured on a few batches; train nothing, write nothing.",
+    ),
+]
+
 PROBES = "probes.npz"
 """Beside the checkpoint, what was solved for before the training."""
 
@@ -78,6 +87,7 @@ def train(
     config: ConfigOption = None,
     resume: ResumeOption = None,
     start: StartOption = None,
+    dry_run: DryRunOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -88,7 +98,13 @@ def train(
     The patterns themselves are the teacher; no known object is needed. The folder takes the
     bundle wts.h5.zip, which `ptycho infer` applies to this scan or any other.
     """
+    from ptychocli.rundir import refuse_result
+
     with Console(quiet=quiet, as_json=as_json) as console:
+        if dry_run:
+            refuse_result(output_dir, force=force or resume is not None)
+            _rehearse(scans, backend, given(settings), config, start, console)
+            return
         trained = run_training(
             scans,
             output_dir,
@@ -176,6 +192,46 @@ def run_training(
         if not console.silent:
             _keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
         return _train(engine, paths, scans, chosen, payload, run, console, checkpoint, begin)
+
+
+def _rehearse(
+    paths: Sequence[Path],
+    backend: str,
+    settings: Mapping[str, Any],
+    config_file: Path | None,
+    start: str | None,
+    console: Console,
+) -> None:
+    """Print what ``run_training`` would do and what it would take."""
+    from ptychocli.rehearsal import rehearse
+    from ptychocli.scans import read_scans, resolve_data
+    from ptychoconfig.yaml_files import resolved_yaml
+    from ptychodata.backends import load_backend
+
+    data, _ = resolve_data(settings, config_file)
+    scans = read_scans(paths, data, console)
+    begin = find_start(start)
+    payload = _payload(paths, scans, settings, config_file, begin)
+    engine = load_backend(backend)
+    _refuse_unknown_network(engine, payload.model.architecture)
+    _announce(scans, payload, console)
+    found = rehearse(engine, scans, payload, begin)
+    resolved = payload.resolved()
+    console.result(resolved_yaml(resolved))
+    console.result(
+        f"network: {found.parameters} parameters, {found.weights_bytes / 1e6:.1f} MB in the bundle"
+    )
+    console.result(
+        f"time: about {duration(found.seconds)} ({found.batches} batches of "
+        f"{found.seconds_per_batch:.2g} s, measured on one device), and what starting, checks of "
+        "the held-out patterns and solving for a probe take"
+    )
+    memory = {"this process": found.memory_bytes, **found.device_bytes}
+    told = [f"{size / 1e9:.2g} GB in {place}" for place, size in memory.items() if size]
+    console.result(f"memory: {', '.join(told) or 'unknown'}")
+    console.finish(
+        {"settings": resolved.entries(), "estimate": asdict(found), "backend": engine.name}
+    )
 
 
 def _refuse_unknown_network(engine: "Backend", architecture: str) -> None:
