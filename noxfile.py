@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -30,11 +31,17 @@ TOOLS = nox.project.load_toml("pyproject.toml")
 PINNED = ("torch==2.13.0", "tensorflow==2.21.0", "h5py==3.14.0")
 """What ``lock`` holds fixed: the tested frameworks, and the newest h5py that TensorFlow accepts."""
 
+BACKENDS = ("ptycho-tf", "ptycho-torch")
+"""Packages that need a framework."""
+
 TENSORFLOW = "packages/ptycho-tf"
 """Tests that must not share a process with Torch, which the others import."""
 
 PTYCHI = "ptychi==2.2.0"
 """The tested version of the other engine."""
+
+SOURCE_DATE = "1795500000"
+"""Time in what is built, so that the same source gives the same bytes."""
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 """One thread per process: tests run two at a time, and small kernels are fastest so."""
@@ -44,13 +51,16 @@ def _groups(*names: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(TOOLS, *names)
 
 
+def _metadata(package: Path) -> dict[str, Any]:
+    return nox.project.load_toml(package / "pyproject.toml")
+
+
 def _requirements() -> list[str]:
     """All packages, editable and in one command so that they find each other, and all tools."""
     editable = [argument for package in PACKAGES for argument in ("-e", str(package))]
     tools = list(_groups("dev"))
     for package in PACKAGES:
-        metadata = nox.project.load_toml(package / "pyproject.toml")
-        tools += nox.project.dependency_groups(metadata, "test")
+        tools += nox.project.dependency_groups(_metadata(package), "test")
     return [*editable, *dict.fromkeys(tools)]
 
 
@@ -115,6 +125,29 @@ for _package in PACKAGES:
     _package_session(_package)
 
 
+@nox.session(name="tests-min", default=False)
+def tests_min(session: nox.Session) -> None:
+    """Run the tests of config, data and cli with the lowest versions that they declare."""
+    packages = [package for package in PACKAGES if package.name not in BACKENDS]
+    floors = Path(session.create_tmp(), "floors.txt")
+    floors.write_text("\n".join(_floors(packages)) + "\n")
+    test = dict.fromkeys(_groups("test"))
+    for package in packages:
+        test |= dict.fromkeys(nox.project.dependency_groups(_metadata(package), "test"))
+    editable = [argument for package in packages for argument in ("-e", str(package))]
+    session.install("-c", str(floors), *editable, *test)
+    # Releases of that time use what their own dependencies have deprecated since.
+    quiet = ("-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning")
+    session.run("pytest", "-n", "2", *quiet, *map(str, packages), *session.posargs, env=ENVIRONMENT)
+
+
+def _floors(packages: Sequence[Path]) -> list[str]:
+    """The lowest version of each dependency from elsewhere, as constraints."""
+    declared = [d for package in packages for d in _metadata(package)["project"]["dependencies"]]
+    bounds = dict(dependency.split(">=") for dependency in declared)
+    return [f"{name}=={low}" for name, low in bounds.items() if not name.startswith("ptycho-")]
+
+
 @nox.session(venv_backend="none", requires=["dev"])
 def integration(session: nox.Session) -> None:
     """Make a scan, train and infer with the real command."""
@@ -157,49 +190,42 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build wheels and sdists, and use them from an environment that has nothing else."""
+    """Build wheels and sdists, and use them from environments that have nothing else."""
     session.install(*CONSTRAINTS, *_groups("build"))
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     for package in PACKAGES:
-        session.run("pyproject-build", "--no-isolation", "--outdir", str(dist), str(package))
+        command = ("pyproject-build", "--no-isolation", "--outdir", str(dist), str(package))
+        session.run(*command, env={"SOURCE_DATE_EPOCH": SOURCE_DATE})
     scratch = Path(session.create_tmp()).resolve()
-    session.run("python", "-m", "venv", "--clear", str(scratch / "clean"))
     _use_wheels(session, dist, scratch)
 
 
 def _use_wheels(session: nox.Session, dist: Path, scratch: Path) -> None:
-    """Without Torch the command simulates and inspects; with it, it trains."""
+    """Without Torch the command simulates and inspects; once it is there, it trains.
+
+    Each package is asked for by name, the dependent ones first, so that pip finds its siblings in
+    the folder of wheels.
+    """
     python, ptycho = (str(scratch / "clean" / BIN / name) for name in ("python", "ptycho"))
-    constraints = str(ROOT / "constraints.txt")
+    session.run("python", "-m", "venv", "--clear", str(scratch / "clean"))
+    pip = (python, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"))
 
-    def install(wheels: Sequence[Path]) -> None:
-        names = [str(wheel) for wheel in wheels]
-        session.run(python, "-m", "pip", "install", "-q", "-c", constraints, *names, external=True)
+    def install(*names: str) -> None:
+        session.run(*pip, "--find-links", str(dist), *names, external=True)
 
-    wheels = sorted(dist.glob("*.whl"))
-    backends = ("ptycho_tf", "ptycho_torch")
-    framework_free = [wheel for wheel in wheels if not wheel.name.startswith(backends)]
-    scan = str(scratch / "scan.npz")
-    install(framework_free)
+    install("ptycho-cli")
     with session.chdir(scratch):
         session.run(ptycho, "--version", external=True)
-        session.run(ptycho, "simulate", scan, "--n-patterns", "50", "--force", external=True)
-        session.run(ptycho, "inspect", scan, external=True)
-    install(wheels)
+        simulate = ("simulate", "scan.npz", "--n-patterns", "50", "--force")
+        session.run(ptycho, *simulate, external=True)
+        session.run(ptycho, "inspect", "scan.npz", external=True)
+    install("ptycho-torch")
+    install("ptycho-tf", "ptycho-data", "ptycho-config")
+    session.run(python, "-m", "pip", "check", external=True)
     with session.chdir(scratch):
-        train = (
-            "train",
-            scan,
-            "--epochs",
-            "1",
-            "--n-groups",
-            "12",
-            "--output-dir",
-            "run",
-            "--force",
-        )
-        session.run(ptycho, *train, external=True)
+        train = "train scan.npz --epochs 1 --n-groups 12 --output-dir run --force"
+        session.run(ptycho, *train.split(), external=True)
 
 
 @nox.session(name="ptychi-env", default=False)

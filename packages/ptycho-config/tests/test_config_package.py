@@ -8,12 +8,13 @@ from pkgutil import walk_packages
 import pytest
 
 import ptychoconfig
+from ptychoconfig import legacy, migration
 from ptychoconfig.errors import ConfigError
 from ptychoconfig.reference import main, reference, updated
 from ptychoconfig.resolve import flag_name
 from ptychoconfig.schema import SECTIONS
 
-PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def _loaded(statement: str) -> set[str]:
@@ -55,13 +56,23 @@ def test_the_reference_holds_every_setting() -> None:
         assert row.count(" | ") == 4
 
 
-def test_the_page_of_settings_is_up_to_date() -> None:
-    if not PAGE.exists():
+@pytest.mark.parametrize("name", ["configuration.md", "migrating.md"])
+def test_the_tables_of_the_pages_are_up_to_date(name: str) -> None:
+    if not (DOCS / name).exists():
         pytest.skip("the documentation is not part of this installation")
-    page = PAGE.read_text(encoding="utf-8")
-    stale = "run: python -m ptychoconfig.reference docs/configuration.md"
-    assert updated(page) == page, stale
-    assert reference() in page, stale
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert updated(page) == page, f"run: python -m ptychoconfig.reference docs/{name}"
+
+
+def test_the_tables_of_old_names_have_them_all() -> None:
+    keys, flags = migration.keys(), migration.flags()
+    for key in (*legacy.KEY_MAPPINGS, *legacy.ARGUMENTS, *legacy.DROPPED):
+        assert f"| `{key}` | " in keys
+    for old, ours in legacy.RENAMED["train"].items():
+        assert f"| `--{old}` | `--{ours}` |" in flags
+    for command in ("train", "infer"):
+        for old in (*legacy.POSITIONS[command], *legacy.WITHOUT_COUNTERPART[command]):
+            assert f"| `--{old}` | " in flags
 
 
 def test_the_reference_is_printed_or_written_into_a_page(

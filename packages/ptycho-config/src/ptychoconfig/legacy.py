@@ -10,7 +10,21 @@ from dataclasses import dataclass, field
 from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import SECTIONS
 
-__all__ = ["KEY_MAPPINGS", "Imported", "from_flat", "modern_flags", "to_flat"]
+__all__ = [
+    "ARGUMENTS",
+    "DROPPED",
+    "KEY_MAPPINGS",
+    "LOSSES",
+    "POSITIONS",
+    "REASONS",
+    "RENAMED",
+    "VALUES",
+    "WITHOUT_COUNTERPART",
+    "Imported",
+    "from_flat",
+    "modern_flags",
+    "to_flat",
+]
 
 KEY_MAPPINGS: dict[str, tuple[str, str]] = {
     "N": ("model", "N"),
@@ -50,14 +64,16 @@ KEY_MAPPINGS: dict[str, tuple[str, str]] = {
 }
 """Key of the flat dictionary → section and field."""
 
-_ARGUMENTS = {
+ARGUMENTS = {
     "train_data_file_path": "the argument SCAN of `ptycho train`",
     "test_data_file_path": "the argument SCAN of `ptycho infer`",
     "model_path": "the argument BUNDLE of `ptycho infer`",
     "output_prefix": "the flag --output-dir",
     "backend": "the flag --backend",
 }
-_DROPPED = {
+"""Key → where that is said here."""
+
+DROPPED = {
     "C": "derived: gridsize²",
     "n_images": "an alias of n_groups",
     "positions.provided": "a scan always has positions",
@@ -65,6 +81,8 @@ _DROPPED = {
     "probe_scale": "the probe is in √photons, and there is no other scale",
     "gaussian_smoothing_sigma": "smoothing the exit wave is no part of the physics",
 }
+"""Key → why there is no counterpart."""
+
 _SCHEDULES = {
     "Default": "constant",
     "Exponential": "exponential",
@@ -119,14 +137,14 @@ def from_flat(flat: Mapping[str, object]) -> Imported:
             if value is not None:
                 spelled = _SCHEDULES.get(str(value), value) if key == "scheduler" else value
                 settings.setdefault(section, {})[name] = spelled
-        elif key in _ARGUMENTS:
-            elsewhere[key] = _ARGUMENTS[key]
-        elif key in _DROPPED:
-            dropped[key] = _DROPPED[key]
+        elif key in ARGUMENTS:
+            elsewhere[key] = ARGUMENTS[key]
+        elif key in DROPPED:
+            dropped[key] = DROPPED[key]
         else:
             raise ConfigError(
                 f"{key}: expected a key of PtychoPINN's parameters, found another; known are "
-                f"{', '.join(sorted([*KEY_MAPPINGS, *_ARGUMENTS, *_DROPPED]))}"
+                f"{', '.join(sorted([*KEY_MAPPINGS, *ARGUMENTS, *DROPPED]))}"
             )
     side, groups = flat.get("gridsize"), flat.get("C")
     if isinstance(side, int) and groups is not None and groups != side**2:
@@ -146,7 +164,7 @@ _COMMON = {
     "checkpoint-monitor-metric": "checkpoint-monitor",
     "logger-backend": "logger",
 }
-_RENAMED: dict[str, dict[str, str]] = {
+RENAMED: dict[str, dict[str, str]] = {
     "train": {
         **_COMMON,
         "max-epochs": "epochs",
@@ -156,7 +174,9 @@ _RENAMED: dict[str, dict[str, str]] = {
     },
     "infer": {**_COMMON, "inference-batch-size": "batch-size", "n-images": "n-subsample"},
 }
-_POSITIONS = {
+"""Command → flag → its name here."""
+
+POSITIONS = {
     "train": {"train-data-file": 0},
     "infer": {"model-path": 0, "test-data": 1, "test-data-file": 1},
 }
@@ -169,7 +189,7 @@ _GONE_EVERYWHERE = {
     "probe-scale": True,
     "gaussian-smoothing-sigma": True,
 }
-_WITHOUT_COUNTERPART = {
+WITHOUT_COUNTERPART = {
     "train": {
         **_GONE_EVERYWHERE,
         "disable-mlflow": False,
@@ -180,25 +200,28 @@ _WITHOUT_COUNTERPART = {
 }
 """Flags that mean nothing here: name → whether a value follows."""
 
-_REASONS = {
+REASONS = {
     **dict.fromkeys(("probe-mask", "probe-mask-sigma", "probe-mask-diameter"), "probe.mask"),
     "probe-scale": "probe_scale",
     "gaussian-smoothing-sigma": "gaussian_smoothing_sigma",
 }
-"""Flag → the key whose reason in ``_DROPPED`` is also its own."""
+"""Flag → the key whose reason in ``DROPPED`` is also its own."""
 
-_VALUES = {
+VALUES = {
     ("scheduler", "MultiStage"): "constant",
     ("scheduler", "Adaptive"): "constant",
     ("backend", "pytorch"): "torch",
     ("backend", "tensorflow"): "tf",
     **{("scheduler", theirs): ours for theirs, ours in _SCHEDULES.items()},
 }
+"""Flag and its value → the value here."""
+
 _TRUTHS = (["True"], ["False"])
-_LOSSES = {
+LOSSES = {
     "poisson": ["--poisson-weight", "1", "--amplitude-weight", "0"],
     "mae": ["--mae-weight", "1", "--amplitude-weight", "0"],
 }
+"""Value of ``--torch-loss-mode`` → flags here."""
 
 
 def modern_flags(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -225,13 +248,13 @@ def modern_flags(command: str, arguments: Sequence[str]) -> tuple[list[str], lis
         if equals:
             words.insert(0, value)
         name = old[2:].replace("_", "-")
-        if (place := _POSITIONS.get(command, {}).get(name)) is not None and words:
+        if (place := POSITIONS.get(command, {}).get(name)) is not None and words:
             placed[place] = words.pop(0)
             notes[old] = f"{old} is an old name; give the file as an argument"
-        elif (gone := name.removeprefix("no-")) in _WITHOUT_COUNTERPART.get(command, {}):
-            valued = _WITHOUT_COUNTERPART[command][gone] or equals or words[:1] in _TRUTHS
+        elif (gone := name.removeprefix("no-")) in WITHOUT_COUNTERPART.get(command, {}):
+            valued = WITHOUT_COUNTERPART[command][gone] or equals or words[:1] in _TRUTHS
             del words[: int(bool(valued))]
-            why = f": {_DROPPED[_REASONS[gone]]}" if gone in _REASONS else ""
+            why = f": {DROPPED[REASONS[gone]]}" if gone in REASONS else ""
             notes[old] = f"{old} has no effect any more{why}; leave it out"
         else:
             written = _written(command, name, words, bool(equals))
@@ -244,13 +267,13 @@ def modern_flags(command: str, arguments: Sequence[str]) -> tuple[list[str], lis
 def _written(command: str, name: str, words: list[str], equals: bool) -> list[str]:
     """A flag as ours, with its value if that follows an = or changes; takes it from ``words``."""
     following = words[0] if words else ""
-    if name == "torch-loss-mode" and following in _LOSSES:
-        return _LOSSES[words.pop(0)]
-    name = _RENAMED.get(command, {}).get(name.removeprefix("torch-"), name.removeprefix("torch-"))
+    if name == "torch-loss-mode" and following in LOSSES:
+        return LOSSES[words.pop(0)]
+    name = RENAMED.get(command, {}).get(name.removeprefix("torch-"), name.removeprefix("torch-"))
     if name.replace("-", "_") in _BOOLEANS and following in ("True", "False"):
         return [f"--{name}" if words.pop(0) == "True" else f"--no-{name}"]
-    if (name, following) in _VALUES:
-        return [f"--{name}", _VALUES[name, words.pop(0)]]
+    if (name, following) in VALUES:
+        return [f"--{name}", VALUES[name, words.pop(0)]]
     return [f"--{name}={words.pop(0)}" if equals else f"--{name}"]
 
 

@@ -1,21 +1,20 @@
-"""The reference table of all settings, in Markdown, from their declarations.
+"""The tables of the reference pages, in Markdown, from the declarations.
 
-``python -m ptychoconfig.reference`` prints it; with a page as argument it writes the table into
-the page, between two marks.
+``python -m ptychoconfig.reference`` prints that of all settings; with pages as arguments it writes
+each table into the pages that have its two marks.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ptychoconfig import migration
 from ptychoconfig.describe import expected, first_line, flag_name
 from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import ARCHITECTURE_DEFAULTS, SECTIONS
 
-__all__ = ["BEGIN", "END", "main", "reference", "updated"]
-
-BEGIN, END = "<!-- settings begin -->\n", "<!-- settings end -->\n"
+__all__ = ["main", "reference", "updated"]
 
 
 def reference() -> str:
@@ -23,17 +22,32 @@ def reference() -> str:
     return "\n".join(_table(section) for section in SECTIONS)
 
 
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": reference,
+    "old flags": migration.flags,
+    "old keys": migration.keys,
+}
+"""What stands between the marks of a page: name → table."""
+
+
 def updated(page: str) -> str:
-    """The page with the table, as it is now, between its marks.
+    """The page with its tables, as they are now, each between its marks.
 
     Raises:
-        ConfigError: the marks are not there.
+        ConfigError: it has the marks of none.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ConfigError(f"expected a page with the lines {BEGIN!r} and {END!r}, found none")
-    return f"{before}{begin}\n{reference()}\n{end}{after}"
+    found = False
+    for name, table in TABLES.items():
+        before, begin, rest = page.partition(f"<!-- {name} begin -->\n")
+        _, end, after = rest.partition(f"<!-- {name} end -->\n")
+        if begin and end:
+            page, found = f"{before}{begin}\n{table()}\n{end}{after}", True
+    if not found:
+        raise ConfigError(
+            f"expected a page with the marks of {', '.join(TABLES)}, found none; write "
+            "<!-- settings begin --> and <!-- settings end --> on lines of their own"
+        )
+    return page
 
 
 def main(arguments: Sequence[str]) -> None:
