@@ -64,12 +64,14 @@ def test_the_pages_link_to_files_that_exist(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("package", ["ptycho-config", "ptycho-data"])
-def test_the_examples_of_the_packages_run(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+EXAMPLES = [page for page in PAGES if ">>> " in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_examples_of_the_pages_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    readme = ROOT / "packages" / package / "README.md"
-    failed, attempted = doctest.testfile(str(readme), module_relative=False, encoding="utf-8")
+    failed, attempted = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert attempted > 0
     assert failed == 0
