@@ -12,7 +12,9 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"numpy\..*")]  # its inventory would have to be fetched
+nitpick_ignore_regex = [  # their inventories would have to be fetched
+    ("py:.*", r"(numpy|os|collections\.abc)\..*"),
+]
 
 autodoc_typehints = "signature"
 

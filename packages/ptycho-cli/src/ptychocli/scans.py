@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ptychoconfig.resolve import Resolved
 
 __all__ = [
-    "describe",
     "file_size",
     "read_scans",
     "resolve_data",
@@ -67,7 +66,7 @@ def _read(path: Path, data: DataConfig, console: Console) -> Scan:
     from ptychodata.formats import read
 
     scan = read(path, options=data)
-    console.note(f"{path}: {describe(scan)}")
+    console.note(f"{path}: {scan}")
     for note in scan.notes:
         console.note(f"{path}: {note}")
     if not scan.has_dose:
@@ -123,14 +122,6 @@ def warn_of_orientation(path: Path, scan: Scan, console: Console) -> None:
     for finding in check_orientation(scan):
         if finding.severity != "info":
             console.warn(f"{path}: {finding.message}; {finding.hint}")
-
-
-def describe(scan: Scan) -> str:
-    """One line: how many patterns of what."""
-    photons = f"{scan.mean_photons:.3g} photons per pattern" if scan.has_dose else "no dose"
-    modes = 0 if scan.probe is None else len(scan.probe)
-    probe = {0: "no probe", 1: "1 probe mode"}.get(modes, f"{modes} probe modes")
-    return f"{len(scan)} patterns of {scan.N}×{scan.N}, {photons}, {probe}"
 
 
 def summary(scan: Scan) -> dict[str, Any]:

@@ -84,6 +84,11 @@ def _declared(section: str) -> Mapping[str, Any]:
     return properties
 
 
+def _number(value: float) -> float:
+    """Without a fraction where there is none, whichever way the schema writes it."""
+    return int(value) if value == int(value) else value
+
+
 def _phrase(declared: Mapping[str, Any]) -> str:
     if "enum" in declared:
         return f"one of {', '.join(declared['enum'])}"
@@ -92,5 +97,6 @@ def _phrase(declared: Mapping[str, Any]) -> str:
     words = _TYPES[declared["type"]]
     if multiple := declared.get("multipleOf"):
         words = "an even integer" if multiple == 2 else f"a multiple of {multiple}"
-    bounds = [f"{sign} {declared[key]}" for key, sign in _BOUNDS.items() if key in declared]
+    there = [(sign, declared[key]) for key, sign in _BOUNDS.items() if key in declared]
+    bounds = [f"{sign} {_number(value)}" for sign, value in there]
     return " ".join([words, " and ".join(bounds)]).strip()

@@ -68,6 +68,12 @@ class Progress:
     patterns_per_s: float
     seconds_left: float
 
+    def __str__(self) -> str:
+        share = 100 * self.done / max(self.total, 1)
+        figures = "".join(f"  {name} {value:.4g}" for name, value in self.metrics.items())
+        where = f"{self.phase} {self.epoch}/{self.epochs} {share:3.0f} %"
+        return f"{where}{figures}  {self.seconds_left:.0f} s left"
+
 
 Report = Callable[[Progress], None]
 

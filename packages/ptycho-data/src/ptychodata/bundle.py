@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import BundleError
+from ptychodata.display import bundle_text
 from ptychodata.files import atomic_path, dump_json, parse_json, stored_member
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ _LIBRARY_ERRORS = (
 """What zipfile, zlib, h5py and json raise on broken input."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """A trained network with all that is needed to use it.
 
@@ -94,6 +95,9 @@ class Bundle:
     history: Mapping[str, list[float]]
     statistics: Mapping[str, float]
     versions: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return bundle_text(self)
 
 
 def write_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> None:

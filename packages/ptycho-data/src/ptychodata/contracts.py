@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.errors import DataError
+from ptychodata.display import image_html, image_text, scan_line, scan_text, solution_text
 from ptychodata.patterns import Patterns, rows
 from ptychodata.survey import Domain, Survey, survey_patterns
 
@@ -28,7 +29,7 @@ ProbePower = Literal["absolute", "relative"]
 Index = slice | Sequence[int] | NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scan:
     """One measured or simulated scan, validated once.
 
@@ -90,6 +91,12 @@ class Scan:
 
     def __len__(self) -> int:
         return int(self.diffraction.shape[0])
+
+    def __str__(self) -> str:
+        return scan_line(self)
+
+    def __repr__(self) -> str:
+        return scan_text(self)
 
     @property
     def N(self) -> int:  # noqa: N802 - the field's symbol
@@ -183,13 +190,13 @@ class Scan:
         return other
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reconstruction:
     """The image of a scan: object, where it is known, and how it lies under the scan.
 
     Args:
         obj: (H, W) complex64 transmission.
-        coverage: (H, W) float32 illumination Σ_j Σ_m |S_f P_m|², relative to its maximum.
+        coverage: (H, W) float32 illumination ``Σ_j Σ_m |S_f P_m|²``, relative to its maximum.
         origin_yx_px: (2,) float64 position, in the scan's coordinates, of pixel [0, 0].
         positions_px: (P, 2) float64 the scan's positions.
         probe: (M, N, N) complex64 the probe that it was made with.
@@ -208,8 +215,15 @@ class Reconstruction:
     probe_source: str = "file"
     disagreement: NDArray[np.float32] | None = None
 
+    def __repr__(self) -> str:
+        return image_text(self)
 
-@dataclass(frozen=True, eq=False)
+    def _repr_html_(self) -> str:
+        """With pictures, for notebooks."""
+        return image_html(self)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Solution:
     """What a solver found: an image, and all else that it fitted to explain the patterns.
 
@@ -238,6 +252,13 @@ class Solution:
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     epochs: int = 0
     stopped: str = ""
+
+    def __repr__(self) -> str:
+        return solution_text(self)
+
+    def _repr_html_(self) -> str:
+        """With the pictures of the image, for notebooks."""
+        return image_html(self.reconstruction)
 
     @property
     def mode_powers(self) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ def simulate_scan(
 ) -> None:
     """Simulate a scan whose object is known, and write it as a canonical NPZ."""
     from ptychocli.rundir import refuse_existing
-    from ptychocli.scans import describe, file_size, summary
+    from ptychocli.scans import file_size, summary
     from ptychoconfig.resolve import resolve
     from ptychoconfig.schema import SimulationConfig
     from ptychodata.formats import write
@@ -39,6 +39,6 @@ def simulate_scan(
         for note in scan.notes:
             console.note(note)
         write(scan, target)
-        console.result(f"simulated {describe(scan)} in {duration(monotonic() - started)}")
+        console.result(f"simulated {scan} in {duration(monotonic() - started)}")
         console.result(f"wrote {target} ({file_size(target)})")
         console.finish({"target": str(target), **summary(scan)})

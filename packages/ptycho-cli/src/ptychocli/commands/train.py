@@ -164,6 +164,7 @@ def run_training(
     from ptychocli.rundir import BUNDLE, open_run_dir
     from ptychocli.scans import read_scans, resolve_data
     from ptychodata.backends import find_backend, load_backend
+    from ptychodata.training.plan import plan_training
 
     find_backend(backend)
     if settings.get("architecture") == "help":
@@ -180,7 +181,7 @@ def run_training(
         data, _ = resolve_data(settings, config_file)
         scans: Sequence[Scan] = read_scans(paths, data, console)
         begin = find_start(start)
-        payload = _payload(paths, scans, settings, config_file, begin)
+        payload = plan_training(scans, flags=settings, config_file=config_file, start=begin)
         engine = load_backend(backend)
         _refuse_unknown_network(engine, payload.model.architecture)
         run.begin()
@@ -207,11 +208,12 @@ def _rehearse(
     from ptychocli.scans import read_scans, resolve_data
     from ptychoconfig.yaml_files import resolved_yaml
     from ptychodata.backends import load_backend
+    from ptychodata.training.plan import plan_training
 
     data, _ = resolve_data(settings, config_file)
     scans = read_scans(paths, data, console)
     begin = find_start(start)
-    payload = _payload(paths, scans, settings, config_file, begin)
+    payload = plan_training(scans, flags=settings, config_file=config_file, start=begin)
     engine = load_backend(backend)
     _refuse_unknown_network(engine, payload.model.architecture)
     _announce(scans, payload, console)
@@ -293,42 +295,6 @@ def find_start(start: str | None) -> "Bundle | None":
     if start is None:
         return None
     return read_bundle(PRETRAINED if start == "pretrained" else Path(start))
-
-
-def _payload(
-    paths: Sequence[Path],
-    scans: "Sequence[Scan]",
-    settings: Mapping[str, Any],
-    config_file: Path | None,
-    begin: "Bundle | None",
-) -> "TrainingPayload":
-    """Resolve every setting, with N from the data, and check the data against them."""
-    from ptychoconfig.payloads import create_training_payload, infer_probe_size
-    from ptychodata.training.labels import check_labels
-
-    sides = {}
-    for path, scan in zip(paths, scans, strict=True):
-        shape = None if scan.probe is None else scan.probe.shape
-        sides[path] = infer_probe_size(scan.diffraction.shape, shape, str(path))
-    largest = max(sides.values())  # a network that takes one N alone refuses the others
-    payload = create_training_payload(
-        N=largest,
-        flags=settings,
-        config_file=config_file,
-        bundle_config=None if begin is None else begin.config,
-    )
-    for scan in scans:
-        if scan.probe is not None or payload.training.probe == "file":
-            _ = scan.photon_probe  # raises where there is none, or one without power
-    if payload.training.model_type == "supervised":
-        for scan in scans:
-            check_labels(scan)
-    elif payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
-        raise ConfigError(
-            "--poisson-weight: expected 0 for a scan without photon counts, found "
-            f"{payload.training.poisson_weight}; give the mean photons with --nphotons"
-        )
-    return payload
 
 
 def _settle_probes(
