@@ -18,6 +18,7 @@ from ptychoconfig.schema import (
     ARCHITECTURE_DEFAULTS,
     NETWORKS_OF,
     ExecutionConfig,
+    InferenceConfig,
     ModelConfig,
 )
 from ptychoconfig.yaml_files import write_resolved
@@ -90,8 +91,22 @@ def test_flags_of_another_network_are_refused_and_a_file_s_are_not(tmp_path: Pat
 
 
 def test_settings_of_networks_are_settings_and_networks() -> None:
-    assert set(NETWORKS_OF) <= set(ModelConfig.model_fields)
+    known = ModelConfig.model_fields | InferenceConfig.model_fields
+    assert set(NETWORKS_OF) <= set(known)
     assert {name for names in NETWORKS_OF.values() for name in names} <= set(ARCHITECTURE_DEFAULTS)
+
+
+def test_unrolled_makes_more_passes_than_in_training_and_others_none(tmp_path: Path) -> None:
+    def passes(**flags: object) -> int:
+        bundled = {"model": train(unrolled_steps=8).model.model_dump()}
+        payload = create_inference_payload(bundle_config=bundled, flags=flags, environment={})
+        assert payload.model.unrolled_steps == 8
+        return payload.applied_model.unrolled_steps
+
+    assert (passes(), passes(passes=20)) == (12, 20)
+    other = {"model": train(architecture="cnn").model.model_dump()}
+    with pytest.raises(ConfigError, match=r"--passes: expected --architecture unrolled.*found cnn"):
+        create_inference_payload(bundle_config=other, flags={"passes": 4}, environment={})
 
 
 def test_a_resolved_file_makes_the_same_payload(tmp_path: Path) -> None:

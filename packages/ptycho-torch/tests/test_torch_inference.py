@@ -74,8 +74,9 @@ def apart(one, other) -> float:
 @pytest.mark.parametrize("size", [10, 64])
 def test_batch_size_is_how_many_are_computed_together(bundle, scan, inference_payload, size):
     seen = []
-    infer(bundle, scan, inference_payload(bundle, batch_size=size), lambda p: seen.append(p.done))
-    steps = bundle.config["model"]["unrolled_steps"]
+    payload = inference_payload(bundle, batch_size=size, passes=2)  # in one round each
+    infer(bundle, scan, payload, lambda p: seen.append(p.done))
+    steps = payload.applied_model.unrolled_steps
     assert len(seen) == steps * -(-len(scan) // size) and seen[0] == min(size, len(scan))
 
 

@@ -81,6 +81,13 @@ class InferencePayload(_Payload):
     inference: InferenceConfig
     execution: ExecutionConfig
 
+    @property
+    def applied_model(self) -> ModelConfig:
+        """The model with as many passes as this run makes."""
+        trained = self.model.unrolled_steps
+        passes = self.inference.passes or trained + trained // 2
+        return self.model.model_copy(update={"unrolled_steps": passes})
+
 
 @dataclass(frozen=True)
 class SolverPayload(_Payload):
@@ -210,8 +217,10 @@ def create_inference_payload(
         derived_source=Source.BUNDLE,
         fixed=True,
     )
+    model = _section(resolved, ModelConfig)
+    _refuse_flags_of_others(model.architecture, flags)
     return InferencePayload(
-        model=_section(resolved, ModelConfig),
+        model=model,
         inference=_section(resolved, InferenceConfig),
         execution=_section(resolved, ExecutionConfig),
         sources=resolved.sources,
@@ -255,7 +264,7 @@ def _refuse_flags_of_others(architecture: str, flags: Mapping[str, object]) -> N
         if architecture not in networks:
             raise ConfigError(
                 f"{flag_name(name)}: expected --architecture {' or '.join(networks)}, which alone "
-                f"has this setting, found {architecture}; leave it out, or name that network"
+                f"has this setting, found {architecture}; leave it out, or take that network"
             )
 
 

@@ -244,6 +244,13 @@ class InferenceConfig(Section):
         description="What is merged between steps: the whole scan, groups of gridsize² patterns, "
         "or nothing (single shot: each pixel from its nearest pattern).",
     )
+    passes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Passes over the scan of `unrolled`; by default half as many again as in "
+        "training. More bring the low frequencies of smooth objects.",
+    )
     batch_size: int = Field(32, ge=1, description="Patterns computed together.")
     probe: Literal["auto", "file", "bundle", "solve"] = Field(
         "auto",
@@ -289,7 +296,9 @@ ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
 _FOURIER = ("fno", "ffno", "hybrid-resnet")
 
 NETWORKS_OF: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("unrolled_steps", "unrolled_width", "unrolled_levels"), ("unrolled",)),
+    **dict.fromkeys(
+        ("unrolled_steps", "unrolled_width", "unrolled_levels", "passes"), ("unrolled",)
+    ),
     **dict.fromkeys(
         (
             "n_filters_scale",
@@ -306,4 +315,4 @@ NETWORKS_OF: dict[str, tuple[str, ...]] = {
     "fno_cnn_blocks": ("fno",),
     "resnet_blocks": ("hybrid-resnet",),
 }
-"""Settings of the model that only some networks have: field → networks."""
+"""Settings that only some networks have: field → networks."""
