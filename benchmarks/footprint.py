@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 PTYCHO = [sys.executable, "-m", "ptychocli"]
+COMPILED = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # as installed
 
 
 def main() -> None:
@@ -47,7 +49,8 @@ def measure(words: list[object], folder: Path, events: Path | None = None) -> di
     first: dict[str, float] = {}
     with tempfile.TemporaryFile() as errors:
         command = [*PTYCHO, *map(str, words)]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors)
+        streams: Any = {"stdout": subprocess.DEVNULL, "stderr": errors, "env": COMPILED}
+        process = subprocess.Popen(command, cwd=folder, **streams)
         while events and not first and Path(f"/proc/{process.pid}/exe").exists():
             if events.exists() and '"train"' in events.read_text():
                 first = {

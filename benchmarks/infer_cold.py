@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 PTYCHO = [sys.executable, "-m", "ptychocli"]
+COMPILED = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # as installed
 PARTS = {
     "network": ("ptychotorch.inference", "infer"),
     "residuals": ("ptychodata.residuals", "solution_misfit"),
@@ -99,7 +100,8 @@ def times(infer: list[str], folder: Path, *, profiled: bool) -> dict[str, Any]:
 def measure(command: list[str], folder: Path) -> tuple[float, str]:
     """Run a command; its processor time in seconds, and what it printed."""
     with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.DEVNULL)
+        streams: Any = {"stdout": out, "stderr": subprocess.DEVNULL, "env": COMPILED}
+        process = subprocess.Popen(command, cwd=folder, **streams)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)

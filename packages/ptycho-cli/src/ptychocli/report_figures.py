@@ -95,7 +95,7 @@ def _encoded(stream: io.BytesIO) -> str:
 def _image(axes: "Axes", values: NDArray[Any], title: str, cmap: str, **more: Any) -> None:
     shown = axes.imshow(values, cmap=cmap, **more)
     axes.figure.colorbar(shown, ax=axes, shrink=0.75)
-    axes.set_title(title, fontsize="small")
+    axes.set_title(title, fontsize="small", y=1)  # a given place is not searched for
 
 
 def _probe(figure: "Figure", found: "Assessment") -> None:
@@ -114,7 +114,8 @@ def _course(figure: "Figure", curves: Mapping[str, Sequence[float]]) -> None:
     panels = np.atleast_1d(figure.subplots(1, max(1, min(4, len(known)))))
     for axes, (name, values) in zip(panels, known.items(), strict=False):
         axes.plot(range(1, len(values) + 1), values)
-        axes.set(title=name, xlabel="epoch")
+        axes.set_title(name, y=1)
+        axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if np.nanmin(values) > 0:
             axes.set_yscale("log")
@@ -133,8 +134,8 @@ def _scan(figure: "Figure", found: "Assessment") -> None:
     r_factors = found.misfit.r_factors[::every]
     points = r.scatter(positions[:, 1], positions[:, 0], c=r_factors, s=size, cmap="magma")
     figure.colorbar(points, ax=r, shrink=0.75)
-    r.set(title="R by pattern", aspect="equal", xlim=lit.get_xlim(), ylim=lit.get_ylim())
-    r.title.set_fontsize("small")
+    r.set_title("R by pattern", fontsize="small", y=1)
+    r.set(aspect="equal", xlim=lit.get_xlim(), ylim=lit.get_ylim())
     for axes in (lit, r):
         axes.set(xlabel="x / px", ylabel="y / px")
     _image(detector, found.misfit.detector, "detector", "magma")
@@ -183,5 +184,6 @@ def _worst(figure: "Figure", found: "Assessment") -> None:
             axes.set_axis_off()
     for axes, index in zip(panels[0], worst, strict=True):
         free = ", held out" if index in held_out else ""
-        axes.set_title(f"{index}: R {found.misfit.r_factors[index]:.3g}{free}", fontsize="small")
+        title = f"{index}: R {found.misfit.r_factors[index]:.3g}{free}"
+        axes.set_title(title, fontsize="small", y=1)
     figure.colorbar(shown, ax=panels.ravel().tolist(), shrink=0.7)

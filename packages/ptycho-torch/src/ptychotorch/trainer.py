@@ -46,6 +46,8 @@ def build_trainer(
     """
     training, execution = payload.training, payload.execution
     more: list[Callback] = [_OwnSignals()]
+    # Deterministic mode would write NaN into all memory that is about to be overwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if training.early_stop_patience is not None and validates:
         patience = training.early_stop_patience
         more.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
