@@ -274,6 +274,14 @@ def test_masked_pixels_do_not_count(run, scan):
     assert one.history["val_loss"] == pytest.approx(two.history["val_loss"], rel=1e-4)
 
 
+def test_precision_is_that_of_the_layers(run):
+    plain, narrow = (
+        run(epochs=2, n_groups=12, precision=precision)[0].history["train_loss"][-1]
+        for precision in ("32-true", "bf16-mixed")
+    )
+    assert narrow != plain and narrow == pytest.approx(plain, rel=0.05)
+
+
 def test_absent_gpu_is_refused_with_the_remedy(run):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
