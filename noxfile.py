@@ -182,6 +182,13 @@ def fuzz(session: nox.Session) -> None:
     _dev(session, str(DEV / BIN / "python"), str(script), *arguments)
 
 
+@nox.session(venv_backend="none", requires=["dev"], default=False)
+def chaos(session: nox.Session) -> None:
+    """Kill, fill the disk, run twice at once, flip bytes, turn clocks: nothing wrong may stay."""
+    script = str(ROOT / "benchmarks" / "chaos.py")
+    _dev(session, str(DEV / BIN / "python"), script, *session.posargs)
+
+
 @nox.session(venv_backend="none", requires=["dev"])
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""

@@ -1,5 +1,6 @@
 """The entry of the ``ptycho`` command, and the only place that knows exit codes."""
 
+import io
 import os
 import sys
 import traceback
@@ -68,6 +69,9 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """Entry point of the ``ptycho`` script."""
+    for stream in (sys.stdout, sys.stderr):  # × and √ must not end a run in an ASCII locale
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if COMPLETION in os.environ:
         sys.exit(_complete(os.environ[COMPLETION]))
     sys.exit(main(sys.argv[1:]))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ptychocli.console import WARNING
 from ptychocli.versions import package_versions
 from ptychoconfig.errors import ConfigError
-from ptychodata.files import atomic_path, dump_json, sha256_of
+from ptychodata.files import atomic_path, dump_json, leftovers, sha256_of
 
 if TYPE_CHECKING:
     from ptychocli.console import Console
@@ -155,7 +155,7 @@ def open_run_dir(
         follows: another process of the same run checks, creates and writes it.
 
     Raises:
-        ConfigError: it holds a result, is no folder, or cannot be written to.
+        ConfigError: it holds a result, is no folder, cannot be written to, or another run is in it.
     """
     if follows:
         yield FollowedRunDir(path)
@@ -163,7 +163,11 @@ def open_run_dir(
     refuse_result(path, force=force, resume=resume)
     made = _make(path)
     try:
-        yield RunDir(path)
+        with _alone(path):
+            for folder in (path, path / "checkpoints", path / "preview"):
+                for stale in leftovers(folder):
+                    stale.unlink(missing_ok=True)
+            yield RunDir(path)
     except BaseException:
         for folder in made:
             if folder.is_dir():  # and not taken away meanwhile
@@ -255,6 +259,37 @@ def provenance(scans: Sequence[Path], **more: Any) -> dict[str, Any]:
         },
         **more,
     }
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a folder against other runs; the system lets go of it when the process ends.
+
+    It is the folder itself that is locked, so that no file is left behind by a killed run.  Where
+    the file system has no such locks, nothing is held.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"--output-dir {path}: expected a folder that no other run writes to, found one at "
+                "work in it; wait for it, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a network file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _make(path: Path) -> list[Path]:

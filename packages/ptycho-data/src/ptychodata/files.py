@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,9 @@ from typing import Any
 
 from ptychoconfig.errors import ConfigError, DataError
 
-__all__ = ["atomic_path", "dump_json", "parse_json", "sha256_of", "stored_member"]
+__all__ = ["atomic_path", "dump_json", "leftovers", "parse_json", "sha256_of", "stored_member"]
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -63,6 +66,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files of ``atomic_path`` whose writers were killed; those of a living one too."""
+    return [file for file in folder.glob(".*") if _TEMPORARY.fullmatch(file.name)]
 
 
 def _sync(path: Path) -> None:

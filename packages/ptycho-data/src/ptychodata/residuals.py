@@ -36,7 +36,8 @@ class Misfit:
 
     Args:
         r_factors: (P,) R of each pattern alone; 0 for one without light.
-        detector: (N, N) mean of |√I − √λ| over the patterns, in √photons; 0 where all are masked.
+        detector: (N, N) mean of ``|√I − √λ|`` over the patterns, in √photons; 0 where all
+            are masked.
         residuals: figures of the whole scan, as ``residuals`` returns them.
     """
 
