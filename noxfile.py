@@ -195,6 +195,15 @@ def docs(session: nox.Session) -> None:
     _dev(session, str(DEV / BIN / "sphinx-build"), "-EW", "--keep-going", "docs", "docs/_build")
 
 
+@nox.session(default=False)
+def notebook(session: nox.Session) -> None:
+    """Make the notebooks of the tutorials anew from their pages, executed."""
+    packages = [ROOT / "packages" / f"ptycho-{name}" for name in ("config", "data", "torch")]
+    editable = [argument for package in packages for argument in ("-e", str(package))]
+    session.install(*CONSTRAINTS, *_groups("notebook"), *editable)
+    session.run("python", "docs/notebook.py", env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Build wheels and sdists, and use them from environments that have nothing else."""
@@ -249,7 +258,7 @@ def ptychi_env(session: nox.Session) -> None:
 @nox.session(default=False, reuse_venv=False)
 def lock(session: nox.Session) -> None:
     """Resolve everything anew and write constraints.txt."""
-    session.install(*PINNED, *_requirements())
+    session.install(*PINNED, *_requirements(), *_groups("notebook"))
     # `pip list`, not `pip freeze`: a wheel from disk has a version there, and no path.
     command = ("python", "-m", "pip", "list", "--format=json", "--exclude-editable")
     listed = json.loads(str(session.run(*command, silent=True)))

@@ -23,10 +23,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+from ptychocli.main import main as call
 from ptychoconfig.errors import BundleError, PtychoError
 from ptychodata.bundle import Bundle, read_bundle
 from ptychodata.files import leftovers
@@ -112,42 +114,38 @@ def same_bundle(one: Bundle, other: Bundle) -> bool:
 
 
 def kills(bench: Bench, count: int) -> Faults:
-    """SIGKILL at random moments; what is left is looked at, and the same command runs again."""
+    """SIGKILL at random moments; what is left is looked at, and the same command runs again.
+
+    A command that is killed is a fork of this process, which has imported what takes most of a
+    command's time, so that the moments fall into its work.
+    """
+    for module in ("training", "inference", "solver"):
+        import_module(f"ptychotorch.{module}")
     faults, draw = Faults(), random.Random(1)  # noqa: S311 - moments, no secrets
-    done = {"absent": 0, "whole": 0}
-    stray, made = 0, dict.fromkeys((TRAIN, INFER, CONVERT), 0)
-    chains = 0
+    again = {TRAIN: " --resume auto", INFER: " --force", CONVERT: " --force"}
+    made, done = dict.fromkeys(again, 0), {"absent": 0, "whole": 0}
+    seconds = {command: _undisturbed(bench, command) for command in again}
+    chains = stray = 0
     while sum(made.values()) < count:
-        command = (TRAIN, INFER, CONVERT)[chains % 3]
+        command = list(again)[chains % 3]
         chains += 1
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-            cwd, again = Path(folder), {TRAIN: " --resume auto", INFER: " --force"}
-            for _ in range(4):
-                if sum(made.values()) >= count:
-                    break
-                words = command + (" --force" if command is CONVERT else again[command])
-                process = bench.start(words, cwd)
-                # Half of the time of a command is imports, in which nothing can go wrong.
-                time.sleep(draw.uniform(0.3, 1.05) * bench.seconds[command])
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                _, told = process.communicate()
-                made[command] += process.returncode == -signal.SIGKILL
+            cwd = Path(folder)
+            for _ in range(min(4, count - sum(made.values()))):
+                child = _fork(command + again[command], cwd)
+                time.sleep(draw.uniform(0, 1.0) * seconds[command])
+                os.kill(child, signal.SIGKILL)
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                made[command] += code == -signal.SIGKILL
                 state = bench.check(command, cwd)
-                if state not in done or process.returncode not in (-signal.SIGKILL, 0):
-                    faults.append(
-                        f"{command.split()[0]}: {state}, code {process.returncode}\n{told}"
-                    )
+                if state not in done or code not in (-signal.SIGKILL, 0):
+                    faults.append(f"{command.split()[0]}: {state}, code {code}\n{_told(cwd)}")
                 done[state] = done.get(state, 0) + 1
-            sys.stderr.write(f"{made} {done} {len(faults)} faults\n")
             stray += len(leftovers(cwd)) + len(leftovers(cwd / "run"))
-            words = command + (" --force" if command is CONVERT else again[command])
-            try:
-                bench.call(words, cwd)
-            except AssertionError as error:
-                faults.append(f"the rerun failed: {error}")
-            if (state := bench.check(command, cwd)) != "whole":
-                faults.append(f"{command.split()[0]} after the rerun: {state}")
+            code = os.waitstatus_to_exitcode(os.waitpid(_fork(command + again[command], cwd), 0)[1])
+            state = bench.check(command, cwd)
+            if code or state != "whole":
+                faults.append(f"{command.split()[0]} after kills: {code}, {state}\n{_told(cwd)}")
             if command is not CONVERT and leftovers(cwd / "run"):
                 faults.append("temporary files stayed after the rerun")
     shares = ", ".join(f"{name.split()[0]} {n}" for name, n in made.items())
@@ -158,6 +156,32 @@ def kills(bench: Bench, count: int) -> Faults:
         flush=True,
     )
     return faults
+
+
+def _fork(command: str, cwd: Path) -> int:
+    """Run a command in a fork of this process, what it says into a file; the process's number."""
+    child = os.fork()
+    if child:
+        return child
+    os.chdir(cwd)
+    with Path("told.txt").open("w") as told:
+        os.dup2(told.fileno(), 1)
+        os.dup2(told.fileno(), 2)
+        os._exit(call(command.split()))
+    return 0
+
+
+def _told(cwd: Path) -> str:
+    return (cwd / "told.txt").read_text()
+
+
+def _undisturbed(bench: Bench, command: str) -> float:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        os.waitpid(_fork(command, Path(folder)), 0)
+        if (state := bench.check(command, Path(folder))) != "whole":
+            raise AssertionError(f"{command}: {state}\n{_told(Path(folder))}")
+    return time.monotonic() - started
 
 
 @contextlib.contextmanager
@@ -341,8 +365,6 @@ def oddities(bench: Bench) -> Faults:
 
 def repeats(bench: Bench, count: int) -> Faults:
     """The same training many times in one process: files, descriptors, threads and memory."""
-    from ptychocli.main import main
-
     os.environ["OMP_NUM_THREADS"] = "1"
     cwd = bench.folder / "repeats"
     cwd.mkdir()
@@ -356,7 +378,7 @@ def repeats(bench: Bench, count: int) -> Faults:
                 contextlib.redirect_stdout(io.StringIO()),
                 contextlib.redirect_stderr(io.StringIO()),
             ):
-                code = main(words)
+                code = call(words)
             if code:
                 return [f"a training ended with {code}"]
             gc.collect()
@@ -405,6 +427,7 @@ def main() -> int:
         "repeats": lambda bench: repeats(bench, asked.repeats),
     }
     faults = Faults()
+    os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", PTYCHO_REPORT="false")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         told = ", ".join(f"{name.split()[0]} {s:.1f} s" for name, s in bench.seconds.items())
