@@ -24,22 +24,25 @@ some percent within 20 steps."""
 
 BACKENDS = {"torch": "ptychotorch", "tf": "ptychotf"}
 COMMON = "--precision 32-true --accelerator cpu --quiet --force"
-SHORT = "--n-filters-scale 1"
+SHORT = {
+    "cnn": "--n-filters-scale 1",
+    "unrolled": "--unrolled-steps 3 --unrolled-width 8 --unrolled-levels 1",
+}
 
 
 def main() -> int:
     """Compare objects and losses; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help="one small case of each network")
-    parser.add_argument("--networks", nargs="+", default=["cnn"])
+    parser.add_argument("--networks", nargs="+", default=list(SHORT))
     parser.add_argument("--curve", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.curve:
         return curve(*arguments.curve)
     sides, grids = ([64], [2]) if arguments.short else ([64, 128], [1, 2])
-    small = SHORT if arguments.short else ""
     worst = 0.0
     for network in arguments.networks:
+        small = SHORT.get(network, "") if arguments.short else ""
         for side in sides:
             for grid in grids:
                 with tempfile.TemporaryDirectory() as folder:
@@ -56,12 +59,16 @@ def objects(folder: Path, network: str, side: int, grid: int, small: str) -> flo
     for trainer in BACKENDS:
         run = folder / trainer
         settings = f"--architecture {network} --gridsize {grid} --epochs 1 --n-groups 32 {small}"
-        _ptycho(f"train {scan} --backend {trainer} {settings} {COMMON} --output-dir {run}")
+        _ptycho(
+            f"train {scan} --backend {trainer} {settings} {COMMON} --probe file --output-dir {run}"
+        )
         made = {}
         for backend in BACKENDS:
             out = folder / f"{trainer}-{backend}"
             own = "" if backend == trainer else f"--backend {backend}"
-            _ptycho(f"infer {run} {scan} {own} --no-report {COMMON} --output-dir {out}")
+            _ptycho(
+                f"infer {run} {scan} {own} --no-report {COMMON} --probe file --output-dir {out}"
+            )
             assert json.loads((out / "provenance.json").read_text())["backend"] == backend
             with np.load(out / "reconstruction.npz", allow_pickle=False) as file:
                 made[backend] = file["object"]
@@ -73,8 +80,11 @@ def objects(folder: Path, network: str, side: int, grid: int, small: str) -> flo
     return worst
 
 
-def _ptycho(command: str) -> None:
-    subprocess.run([sys.executable, "-m", "ptychocli", *command.split()], check=True)
+def _ptycho(arguments: str) -> None:
+    command = [sys.executable, "-m", "ptychocli", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
 
 
 def losses(network: str) -> float:
@@ -114,7 +124,8 @@ def curve(backend: str, network: str, weights: str, out: str) -> int:
 
     training.build_network = build_from_file
     scan = simulate(SimulationConfig(N=32, n_patterns=STEPS * 4, overlap=0.7, nphotons=1e6))
-    flags = {"architecture": network, "gridsize": 2, "n_filters_scale": 1, "batch_size": 4}
+    small = {"cnn": {"n_filters_scale": 1}, "unrolled": {"unrolled_width": 16}}
+    flags = {"architecture": network, "gridsize": 2, "batch_size": 4, **small.get(network, {})}
     flags |= {"epochs": 1, "val_fraction": 0.0, "precision": "32-true", "probe_trainable": True}
     flags |= {
         "learning_rate": RATE,

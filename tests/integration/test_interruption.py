@@ -51,13 +51,14 @@ def test_a_full_disk_ends_the_command_and_leaves_the_last_good_checkpoint(
     assert len(read_bundle(run).history["train_loss"]) == 30
 
 
+@pytest.mark.parametrize("backend", ["torch", "tf"])
 def test_sigterm_saves_ends_with_130_and_is_taken_up(
-    tmp_path: Path, ptycho: Callable[..., subprocess.CompletedProcess[str]]
+    backend: str, tmp_path: Path, ptycho: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     scan, run = tmp_path / "scan.npz", tmp_path / "run"
     ptycho("simulate", scan, "--N", 32, "--n-patterns", 40)
     train = ["train", scan, *SMALL.split(), "--epochs", 12, "--accelerator", "cpu"]
-    train += ["--probe", "file"]  # so that the first event is one of training
+    train += ["--backend", backend, "--probe", "file"]  # so that the first event is one of training
     command = [sys.executable, "-m", "ptychocli", *map(str, train), "--output-dir", run]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     events = run / "events.jsonl"

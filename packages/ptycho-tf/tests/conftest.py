@@ -14,7 +14,10 @@ if "torch" in sys.modules:
     pytest.exit("expected a process without Torch; run: pytest packages/ptycho-tf", returncode=4)
 start_tensorflow()
 
-TINY = {"architecture": "cnn", "gridsize": 1, "n_filters_scale": 1, "batch_size": 5, "epochs": 2}
+TINY = {
+    "cnn": {"gridsize": 1, "n_filters_scale": 1},
+    "unrolled": {"gridsize": 2, "unrolled_steps": 3, "unrolled_width": 8, "unrolled_levels": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +31,9 @@ def training_payload():
     """Build a payload for a small network, with any flag of `ptycho train`."""
 
     def build(**flags):
-        flags = TINY | {"precision": "32-true"} | flags
+        network = flags.get("architecture", "cnn")
+        common = {"architecture": network, "batch_size": 5, "epochs": 2, "precision": "32-true"}
+        flags = common | TINY[network] | flags
         return create_training_payload(N=32, flags=flags, environment={})
 
     return build

@@ -118,7 +118,7 @@ def test_masked_pixels_do_not_count_and_each_scan_has_its_probe(run, scan):
 
 def test_a_collapse_is_told_stops_or_begins_anew(run, monkeypatch, caplog):
     sick = Figures(variation=0.0, contrast=0.1, dead=0.1, light=1.0)
-    monkeypatch.setattr(training, "look", lambda *_: sick)
+    monkeypatch.setattr(training.Look, "__call__", lambda *_: sick)
     with caplog.at_level(logging.WARNING):
         run(epochs=1)
     assert "the object is the same for every pattern" in caplog.text
@@ -135,21 +135,21 @@ def test_figures_of_a_fresh_network_are_healthy_and_of_a_silent_one_are_not(scan
     from ptychoconfig.schema import ModelConfig
     from ptychodata.training.batches import GroupReader, Rows
     from ptychodata.training.health import faults
-    from ptychotf.batches import in_tensors
-    from ptychotf.health import look
+    from ptychotf.health import Look
     from ptychotf.networks import build_network
 
     model = ModelConfig(architecture="cnn", N=32, gridsize=1, n_filters_scale=1)
     network = build_network(model)
-    batch = in_tensors(GroupReader([scan]).read(Rows(0, np.arange(8)[:, None])))
+    batch = GroupReader([scan]).read(Rows(0, np.arange(8)[:, None]))
     modes = tf.constant(scan.photon_probe)
-    assert not faults(look(network, modes, batch))
+    look = Look(network)
+    assert not faults(look(modes, batch))
     for name, weight in network.weights.items():
         if name.endswith("bias"):
             weight.assign(tf.fill(weight.shape, -100.0))
-    assert {"dead", "variation"} <= set(faults(look(network, modes, batch)))
-    few = in_tensors(GroupReader([scan]).read(Rows(0, np.arange(3)[:, None])))
-    assert look(network, modes, few) is None
+    assert {"dead", "variation"} <= set(faults(look(modes, batch)))
+    few = GroupReader([scan]).read(Rows(0, np.arange(3)[:, None]))
+    assert look(modes, few) is None
 
 
 def test_preview_sees_the_network_and_its_failure_ends_nothing(scan, training_payload, tmp_path):

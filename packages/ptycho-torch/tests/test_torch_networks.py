@@ -8,12 +8,13 @@ import torch
 
 from ptychoconfig.errors import BundleError, UsageError
 from ptychoconfig.schema import ModelConfig
+from ptychodata import unrolled
 from ptychodata.backends import ONE_BACKEND
 from ptychodata.physics import split_positions
 from ptychotorch import physics
 from ptychotorch.batches import GroupDataset, make_batch
 from ptychotorch.merging import refine
-from ptychotorch.networks import FIELDS, NETWORKS, State, Sums, build_network, unrolled
+from ptychotorch.networks import FIELDS, NETWORKS, State, Sums, build_network
 from ptychotorch.networks.unrolled import RmsNormSiLU
 from ptychotorch.weights import from_arrays, to_arrays
 

@@ -39,7 +39,7 @@ ENTRY_POINT_GROUP = "ptycho.backends"
 KNOWN_BACKENDS = {"torch": "ptycho-torch", "tf": "ptycho-tf"}
 """Backends of this project: name → distribution that brings it."""
 
-ONE_BACKEND = dict.fromkeys(("unrolled", "fno", "ffno", "hybrid-resnet"), "torch")
+ONE_BACKEND = dict.fromkeys(("fno", "ffno", "hybrid-resnet"), "torch")
 """Networks that one backend alone builds; the others say whose they are."""
 
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")

@@ -3,74 +3,88 @@
 from typing import Any
 
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import Tensor
 
+from ptychodata.training import batches
 from ptychodata.training.health import Figures
 
 from . import physics
-from .batches import Batch
-from .merging import refine
+from .batches import Batch, batch_of, tensors_of
+from .merging import Passes, rounds_of, unseen
 from .networks import Network
 from .networks._base import PatternNetwork
 
-__all__ = ["figures", "look"]
+__all__ = ["Look", "figures"]
 
 _FEWEST = 4  # groups that have a variation to speak of
 _TINY = 1e-30
 
 
-def look(network: Network, modes: Tensor, batch: Batch) -> Figures | None:
-    """Apply a network to a batch and take the figures; None where it has too few patterns."""
-    if len(batch) < _FEWEST * batch.per_group:
-        return None
-    shifted = physics.shift_probe(modes, batch.fraction)
-    listener = _Listener(network)
-    heard: list[Tensor] = []
-    network.variables.activations = heard
-    try:
-        for _ in refine(listener, shifted, batch):
-            pass
-    finally:
-        network.variables.activations = None
-    answers = None
-    if isinstance(network, PatternNetwork):
-        answers = tf.reshape(network.answers, [-1, *network.answers.shape[2:]])
-    return figures(listener.last, shifted, batch, _dead(heard), answers)
+class Look:
+    """Looks into a network: applies it to a batch, by one graph, and takes the figures.
 
-
-class _Listener(Network):
-    """A network that keeps what it said last."""
+    Args:
+        network: what is looked into.
+    """
 
     def __init__(self, network: Network) -> None:
-        super().__init__(network.variables)
-        self.network, self.steps, self.group_size = network, network.steps, network.group_size
-        self.last: Tensor = None
+        self.network = network
+        self._graph = tf.function(self._seen, autograph=False, reduce_retracing=True)
 
-    def __call__(self, step: int, patches: Tensor, shifted_probe: Tensor, batch: Batch) -> Tensor:
-        self.last = self.network(step, patches, shifted_probe, batch)
-        return self.last
+    def __call__(
+        self, modes: Tensor, batch: batches.Batch[NDArray[Any]], redundancy: float = 1.0
+    ) -> Figures | None:
+        """The figures of a batch; None where it has too few patterns.
 
+        Args:
+            modes: (M, N, N) the probe.
+            batch: patterns.
+            redundancy: how many probes of a group light a pixel.
+        """
+        if len(batch) < _FEWEST * batch.per_group:
+            return None
+        given = tensors_of(batch) | {
+            "redundancy": tf.constant(redundancy, tf.float32),
+            "rounds": tf.constant(rounds_of(self.network, redundancy)),
+            "shape": tf.constant(batch.shape, tf.int64),
+        }
+        found = self._graph(batch.per_group, modes, given)
+        return Figures(*found.numpy().tolist())
 
-def _dead(activations: list[Any]) -> float:
-    """Share of the channels that are the same everywhere."""
-    channels = dead = 0
-    for activation in activations:
-        low = tf.reduce_min(activation, (0, 1, 2))
-        high = tf.reduce_max(activation, (0, 1, 2))
-        silent = high - low <= 1e-6 * tf.cast(tf.reduce_max(tf.abs(high)), high.dtype)
-        channels += len(low)
-        dead += int(tf.math.count_nonzero(silent))
-    return dead / max(1, channels)
+    def _seen(self, per_group: int, modes: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """The figures of a batch: (4,)."""
+        network, batch = self.network, batch_of(given, tuple(tf.unstack(given["shape"])), per_group)
+        shifted, hidden = physics.shift_probe(modes, batch.fraction), unseen(network, batch)
+        passes = Passes(network, shifted, batch, given["redundancy"], given["rounds"], hidden)
+        network.variables.listens = True
+        try:
+            state, told = passes.run(
+                lambda step, state, told: (
+                    passes.take(step, state),
+                    told + network.variables.told(),
+                ),
+                tf.zeros(2),
+            )
+        finally:
+            network.variables.listens = False
+        answers = None
+        if isinstance(network, PatternNetwork):
+            made = network.answers(shifted, batch)
+            answers = tf.reshape(made, [-1, *made.shape[2:]])
+        channels, dead = tf.unstack(told)
+        share = dead / tf.maximum(channels, 1)
+        return figures(passes.windows(state), shifted, batch, share, answers)
 
 
 def figures(
     patches: Tensor,
     shifted_probe: Tensor,
     batch: Batch,
-    dead: float,
+    dead: Tensor,
     answers: Tensor | None = None,
-) -> Figures:
-    """Take the figures where the probe shines.
+) -> Tensor:
+    """Take the figures where the probe shines, those of ``Figures`` in its order: (4,).
 
     Args:
         patches: (B, N, N) complex object patches.
@@ -88,12 +102,10 @@ def figures(
     deviation = tf.sqrt(tf.reduce_sum(weight * tf.square(modulus - mean), (1, 2)))
     varied = _variance(patches if answers is None else answers, weight)
     photons = tf.maximum(tf.reduce_sum(batch.counts), _TINY)
-    return Figures(
-        variation=float(tf.sqrt(varied / _data_variance(batch))),
-        contrast=float(tf.reduce_mean(deviation / tf.maximum(mean[:, 0, 0], _TINY))),
-        dead=dead,
-        light=float(tf.reduce_sum(power * tf.square(modulus)) / photons),
-    )
+    variation = tf.sqrt(varied / _data_variance(batch))
+    contrast = tf.reduce_mean(deviation / tf.maximum(mean[:, 0, 0], _TINY))
+    light = tf.reduce_sum(power * tf.square(modulus)) / photons
+    return tf.stack([variation, contrast, dead, light])
 
 
 def _square(images: Tensor) -> Tensor:

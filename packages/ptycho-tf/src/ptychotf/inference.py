@@ -1,14 +1,11 @@
-"""Applying a trained network to a scan, in batches, into one canvas.
+"""Applying a trained network to a scan: a pass over its patterns per step, summed on one canvas.
 
-With ``merge="scan"`` there is one pass over the scan per update step: a batch of patches is cut
-out of the finished canvas, improved, and added to the next one.  Memory is bounded by the batch
-and two canvases, whatever the number of patterns.
+With ``merge="scan"`` a batch of windows is cut out of the object, seen, and what it says is added
+to the sums; after the pass the network updates the object once.  Memory is bounded by the batch
+and the canvas, whatever the number of patterns.  The next batch is read while one is computed.
 """
 
-import math
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,22 +13,22 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow import Tensor
 
-from ptychoconfig.errors import ConfigError, NumericalError
 from ptychoconfig.payloads import InferencePayload
-from ptychodata.backends import Progress, Report
+from ptychodata.applying import Application
+from ptychodata.backends import Report
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
-from ptychodata.grouping import group_indices
-from ptychodata.physics import split_positions
+from ptychodata.grouping import deal, group_redundancy
+from ptychodata.patterns import ahead
 from ptychodata.probes import probe_for
-from ptychodata.stitching import Canvas, nearest_pattern, plan_canvas
-from ptychodata.training.batches import GroupReader, Rows
+from ptychodata.stitching import nearest_pattern
+from ptychodata.training.batches import Batch, GroupReader, Rows, read_batch
 
 from . import physics
-from .batches import in_tensors, make_batch
+from .batches import batch_of, tensors_of
 from .device import choose_device, choose_dtype
-from .merging import merge_weight, refine
-from .networks import Network, build_network
+from .merging import refine
+from .networks import FIELDS, Network, State, Sums, build_network, fields_of, merge_weight
 from .weights import from_arrays
 
 __all__ = ["infer"]
@@ -44,116 +41,103 @@ def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report)
         network = build_network(payload.model)
         from_arrays(network, dict(bundle.weights))
         network.compute_dtype = choose_dtype(payload.execution, device)
-        probe, source = probe_for(scan, bundle, payload.inference.probe)
-        run = _Run(network, scan, tf.constant(probe), payload, report)
-        canvas = run.by_scan() if payload.inference.merge == "scan" else run.by_group()
-    obj = canvas.object()
-    if not np.isfinite(obj).all():
-        raise NumericalError(
-            f"{scan.name}: expected a finite object, found NaN or infinity; check the scan with "
-            "`ptycho inspect`, or use --precision 32-true"
-        )
-    return Reconstruction(
-        obj=obj.astype(np.complex64),
-        coverage=canvas.relative_coverage(),
-        origin_yx_px=canvas.origin_yx_px.astype(np.float64),
-        positions_px=scan.positions_px,
-        probe=probe,
-        pixel_size_m=scan.object_pixel_m,
-        probe_source=source,
-        disagreement=canvas.disagreement(),
-    )
+        chosen = probe_for(scan, bundle, payload.inference.probe)
+        run = _Run(network, scan, chosen[0], payload, report)
+        obj, sums = run.by_scan() if payload.inference.merge == "scan" else run.by_group()
+        weight, apart = sums.weight.numpy(), sums.disagreement().numpy()
+    return run.result(obj.numpy(), weight, apart, chosen)
 
 
-class _Run:
+class _Run(Application):
     """One application of a network to a scan."""
 
     def __init__(
         self,
         network: Network,
         scan: Scan,
-        probe: Tensor,
+        probe: NDArray[np.complex64],
         payload: InferencePayload,
         report: Report,
     ) -> None:
-        self.network, self.scan, self.probe, self.report = network, scan, probe, report
-        self.payload, self.size = payload, payload.inference.batch_size
-        self.shape, self.origin = plan_canvas(scan.positions_px, scan.N)
-        self.pixel = split_positions(scan.positions_px)[0] - self.origin
-        self.started = time.monotonic()
+        group_size, steps = network.group_size, network.steps
+        super().__init__(scan, probe, payload, report, group_size=group_size, steps=steps)
+        self.network, self.probe = network, tf.constant(probe)
+        self._said = tf.function(self._fields, autograph=False, reduce_retracing=True)
 
-    def by_scan(self) -> Canvas:
-        """One pass per update step, merging the whole scan in between."""
-        canvas, current = Canvas(self.shape, self.origin), _in_tensor(np.ones(self.shape))
-        rows = self._groups(self.network.group_size)
+    def by_scan(self) -> tuple[Tensor, Sums]:
+        """One pass per step over the whole scan: (H, W) object, and the last sums."""
+        state = State.free_space((1, *self.shape), self.redundancy)
+        total = self._canvas()
         for step in range(self.network.steps):
-            last = step == self.network.steps - 1
-            canvas = Canvas(self.shape, self.origin, spread=last)
-            for chunk in self._chunks(step, self.network.steps, rows.shape[1]):
-                index = rows[chunk].reshape(-1)
-                batch = make_batch(self.scan, index, self.pixel[index], self.shape)
-                batch = replace(batch, per_group=rows.shape[1])
-                shifted = physics.shift_probe(self.probe, batch.fraction)
-                patches = physics.extract(current, batch.pixel, self.scan.N)
-                patches = self.network(step, patches, shifted, batch)
-                canvas.add(patches.numpy(), self.pixel[index], merge_weight(shifted).numpy())
-            current = _in_tensor(canvas.object())
-        return canvas
+            parts = deal(
+                self.scan.positions_px, self.network.rounds(step, self.redundancy), seed=step
+            )
+            total[:] = 0
+            for part in parts:
+                canvas = self._canvas() if len(parts) > 1 else total
+                self._see(step, part, state.obj, canvas)
+                state = self.network.advance(step, state, Sums(tf.constant(canvas[None])))
+                if len(parts) > 1:
+                    total += canvas
+            state = self.network.correct(step, state, Sums(tf.constant(total[None])))
+        return state.obj[0], Sums(tf.constant(total))
 
-    def by_group(self) -> Canvas:
+    def _see(
+        self, step: int, part: NDArray[np.int64], obj: Tensor, canvas: NDArray[np.float64]
+    ) -> None:
+        """Add to a canvas what the patterns of a part say."""
+        for batch in self._batches(self.rows[part]):
+            fields = self._said(tf.constant(step), obj, tensors_of(batch))
+            physics.add_windows(canvas, fields.numpy(), batch.pixel)
+            self.tell(len(batch) // self.group_size)
+
+    def _fields(self, step: Tensor, obj: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """What the patterns of a batch say of an object, (1, H, W): (B, N, N, 5)."""
+        batch = batch_of(given, self.shape, self.group_size)
+        shifted = physics.shift_probe(self.probe, batch.fraction)
+        patches = physics.extract(obj[0], batch.pixel, self.scan.N)
+        return self.network.see(step, patches, shifted, batch)
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[Batch[NDArray[Any]]]:
+        """The patterns of some groups, (G, C), on the whole scan's canvas."""
+
+        def read(chunk: slice) -> Batch[NDArray[Any]]:
+            index = rows[chunk].reshape(-1)
+            return read_batch(self.scan, index, self.pixel[index], self.shape)
+
+        return ahead(map(read, self.chunks(*rows.shape)))
+
+    def by_group(self) -> tuple[Tensor, Sums]:
         """Every pattern with its neighbours, or alone; the whole scan is merged at the end only."""
-        alone = self.payload.inference.merge == "none"
-        if alone and self.network.group_size > 1:
-            raise ConfigError(
-                f"--merge none: expected a network that looks at one pattern alone, found "
-                f"{self.payload.model.architecture} of gridsize {self.payload.model.gridsize}, "
-                "which needs a group; use --merge scan, or train with --gridsize 1"
-            )
-        groups = self._groups(1 if alone else self.payload.model.C)
-        reader = GroupReader([self.scan])
-        canvas = Canvas(self.shape, self.origin, spread=not alone)
-        for index in self._chunks(0, 1, per_pattern=groups.shape[1]):
-            batch = in_tensors(reader.read(Rows(0, groups[index])))
-            shifted = physics.shift_probe(self.probe, batch.fraction)
-            *_, patches = refine(self.network, shifted, batch)
-            patches, shifted = patches[:: batch.per_group], shifted[:: batch.per_group]
-            weight = merge_weight(shifted).numpy()
-            if alone:
-                weight = weight * nearest_pattern(self.scan.positions_px, index, self.scan.N)
-            canvas.add(patches.numpy(), self.pixel[index], weight)
-        return canvas
-
-    def _groups(self, size: int) -> NDArray[np.int64]:
-        """Every pattern with its nearest neighbours: (P, size) indices, itself first."""
-        return group_indices(
-            self.scan.positions_px,
-            math.isqrt(size),
-            max(1, size - 1),
-            np.random.default_rng(0),
-            sequential=True,
+        groups, side = self.separate_groups()
+        reader = GroupReader([self.scan], side=side)  # the same side whatever the batch
+        members = groups.shape[1]
+        canvas, made_of = (
+            self._canvas(),
+            tf.function(self._anchors, autograph=False, reduce_retracing=True),
         )
+        chunks = list(self.chunks(*groups.shape))
+        read = ahead(reader.read(Rows(0, groups[chunk])) for chunk in chunks)
+        for chunk, batch in zip(chunks, read, strict=True):
+            given = tensors_of(batch) | {"shape": tf.constant(batch.shape, tf.int64)}
+            patches, weight = made_of(members, given)
+            index = groups[chunk, 0]
+            if self.alone:
+                mine = nearest_pattern(self.scan.positions_px, index, self.scan.N)
+                weight = weight * tf.constant(mine, weight.dtype)
+            physics.add_windows(canvas, fields_of(patches, weight).numpy(), self.pixel[index])
+            self.tell(len(index))
+        sums = Sums(tf.constant(canvas))
+        return tf.where(sums.weight > 0, sums.mean(), 1.0), sums
 
-    def _chunks(self, part: int, parts: int, per_pattern: int = 1) -> Iterator[NDArray[np.int64]]:
-        """Indices of the patterns to compute together, telling how far the run is."""
-        count, size = len(self.scan), max(1, self.size // per_pattern)
-        for start in range(0, count, size):
-            index = np.arange(start, min(start + size, count))
-            yield index
-            done = part * count + int(index[-1]) + 1
-            elapsed = max(1e-9, time.monotonic() - self.started)
-            self.report(
-                Progress(
-                    phase="infer",
-                    done=done,
-                    total=parts * count,
-                    epoch=1,
-                    epochs=1,
-                    metrics={},
-                    patterns_per_s=done / parts / elapsed,
-                    seconds_left=elapsed * (parts * count - done) / done,
-                )
-            )
+    def _anchors(self, members: int, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The windows of the first patterns of some groups, and how much each speaks for them."""
+        batch = batch_of(given, tuple(tf.unstack(given["shape"])), members)
+        shifted = physics.shift_probe(self.probe, batch.fraction)
+        overlap = group_redundancy(self.redundancy, members, members - 1)
+        patches = refine(self.network, shifted, batch, overlap)
+        return patches[::members], merge_weight(shifted[::members])
 
-
-def _in_tensor(obj: NDArray[Any]) -> Tensor:
-    return tf.constant(obj.astype(np.complex64))
+    def _canvas(self) -> NDArray[np.float64]:
+        """Where fields are summed, in double precision."""
+        return np.zeros((*self.shape, FIELDS))

@@ -1,21 +1,23 @@
 """One optimiser step on one device or several, the same code for all: what is run on each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow import Tensor
 
 from ptychoconfig.payloads import TrainingPayload
 from ptychodata.contracts import Scan
-from ptychodata.training.batches import Batch, GroupReader, Rows
+from ptychodata.training.batches import Batch, GroupReader, Rows, group_redundancies
 from ptychodata.training.schedule import step_weights
 
 from . import physics
+from .batches import batch_of, tensors_of
 from .clipping import clip_gradients
-from .merging import refine
-from .networks import Network
+from .merging import Passes, members, rounds_of, unseen
+from .networks import Network, State
 from .optimizers import Optimizer
 from .probe import LearnedProbe, modes_of
 from .strategy import worker
@@ -24,7 +26,8 @@ __all__ = ["Learner", "label_misfit"]
 
 _Inputs = dict[str, Any]
 
-_ARRAYS = ("counts", "valid", "background", "pixel", "fraction", "label")
+_Replica = Callable[[_Inputs], Any]
+"""What a replica computes of its inputs."""
 
 
 def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
@@ -79,9 +82,9 @@ class Learner:
             multiple=scans[0].N // 2 if compiled else 1,
             labelled=self.config.model_type == "supervised",
         )
-        self._step = tf.function(self._apply)
-        self._learns: dict[int, Callable[..., Any]] = {}
-        self._measures: dict[int, Callable[..., Any]] = {}
+        self._step = tf.function(self._apply, autograph=False, reduce_retracing=True)
+        self.redundancies = group_redundancies(scans, payload)
+        self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}
 
     def read(self, rows: Rows) -> list[Batch[NDArray[Any]]]:
         """The parts of a batch that the replicas of this process take."""
@@ -96,12 +99,9 @@ class Learner:
             The loss, the misfit after the last update step, and the patterns that this is the mean
             of, over all replicas.
         """
-        number, side = parts[0].scan, parts[0].counts.shape[-1]
-        if side not in self._learns:
-            self._learns[side] = self._of_all(self._learn)
-        found, probe_gradient = self._learns[side](self._inputs(parts))
+        found, probe_gradient = self._run(self._learn, parts)
         if self.config.probe_trainable:
-            self.probes[number].add(probe_gradient)
+            self.probes[parts[0].scan].add(probe_gradient)
         loss, total, weight = found.numpy().tolist()
         return loss, total / weight, weight
 
@@ -116,10 +116,7 @@ class Learner:
 
     def measure(self, parts: Sequence[Batch[NDArray[Any]]]) -> tuple[float, float]:
         """Misfit of the anchors of a batch, and their number, over all replicas."""
-        side = parts[0].counts.shape[-1]
-        if side not in self._measures:
-            self._measures[side] = self._of_all(self._measure)
-        total, weight = self._measures[side](self._inputs(parts)).numpy().tolist()
+        total, weight = self._run(self._measure, parts).numpy().tolist()
         return total / weight, weight / parts[0].per_group
 
     def any(self, flag: bool) -> bool:
@@ -129,17 +126,25 @@ class Learner:
         values = self.strategy.run(lambda: self._sum(tf.constant(float(flag))))
         return float(self.strategy.experimental_local_results(values)[0]) > 0
 
-    def _of_all(self, function: Callable[[_Inputs], Any]) -> Callable[..., Any]:
+    def _run(self, function: _Replica, parts: Sequence[Batch[NDArray[Any]]]) -> Any:
+        """What a function makes of a batch, by a graph for its N."""
+        key = function.__name__, parts[0].counts.shape[-1]
+        if key not in self._graphs:
+            self._graphs[key] = self._of_all(function)
+        return self._graphs[key](self._inputs(parts))
+
+    def _of_all(self, function: _Replica) -> Callable[..., Any]:
         """A graph that runs a function in every replica, whose results are the same in each."""
         compiled = self.payload.execution.compile
 
         def run(inputs: _Inputs) -> Any:
-            results = self.strategy.run(tf.function(function, jit_compile=compiled), args=(inputs,))
+            mine = tf.function(function, autograph=False, jit_compile=compiled)
+            results = self.strategy.run(mine, args=(inputs,))
             return tf.nest.map_structure(
                 lambda value: self.strategy.experimental_local_results(value)[0], results
             )
 
-        return tf.function(run, reduce_retracing=True)
+        return tf.function(run, autograph=False, reduce_retracing=True)
 
     def _inputs(self, parts: Sequence[Batch[NDArray[Any]]]) -> _Inputs:
         """What each replica is given."""
@@ -158,62 +163,78 @@ class Learner:
             "rms": tf.constant(probe.rms, tf.float32),
             "mean_photons": tf.constant(self.mean_photons[batch.scan], tf.float32),
             "shape": tf.constant(batch.shape, tf.int64),
+            "redundancy": tf.constant(self.redundancies[batch.scan], tf.float32),
+            "rounds": tf.constant(rounds_of(self.network, self.redundancies[batch.scan])),
             "share": tf.constant(batch.share, tf.float32),
             "weight": tf.constant(batch.weight, tf.float32),
         }
-        arrays = {name: getattr(batch, name) for name in _ARRAYS}
-        return given | {
-            name: tf.convert_to_tensor(array) for name, array in arrays.items() if array is not None
-        }
+        return given | tensors_of(batch)
 
-    def _misfits(self, given: _Inputs, anchors_only: bool = False) -> Iterator[Tensor]:
-        """The loss after each update step, over all patterns or the anchors of groups alone."""
-        arrays: dict[str, Any] = {name: given.get(name) for name in _ARRAYS}
-        per_group = self.payload.model.C
-        batch = Batch(**arrays, shape=tuple(tf.unstack(given["shape"])), per_group=per_group)
-        counted = slice(None, None, per_group if anchors_only else 1)
+    def _learn(self, given: _Inputs) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a batch to their sums, pass by pass: none goes back to another."""
+        passes, judged = self._passes(given)
+        sources, steps = [*self.weights, given["field"]], self.network.steps
+        course = tf.constant(step_weights(steps))
+
+        def one(step: Any, state: State, so_far: Any) -> tuple[State, Any]:
+            losses, gradients = so_far
+            with tf.GradientTape() as tape:
+                tape.watch(given["field"])
+                state = passes.take(step, state)
+                loss = self._misfit(given, passes, state, judged)
+                counted = tf.gather(course, step) * given["share"] * loss
+            none = tf.UnconnectedGradients.ZERO
+            found = tape.gradient(counted, sources, unconnected_gradients=none)
+            losses += tf.one_hot(step, steps) * loss
+            return state, (losses, [a + b for a, b in zip(gradients, found, strict=True)])
+
+        zeros = [tf.zeros_like(source) for source in sources]
+        _, (losses, totals) = passes.run(one, (tf.zeros(steps), zeros))
+        loss = tf.reduce_sum(course * losses) * given["share"]
+        figures = tf.stack([loss / self.ranks, losses[-1] * given["weight"], given["weight"]])
+        *totals, of_probe, figures = self._sum([*totals, figures])
+        scale = 1 / (self.ranks * self.config.accumulate_grad_batches)
+        for total, gradient in zip(self.sums, totals, strict=True):
+            total.assign_add(scale * gradient)
+        return figures, scale * of_probe
+
+    def _measure(self, given: _Inputs) -> Tensor:
+        """The misfit of anchors after the last pass, times the weight of the batch, and that."""
+        passes, judged = self._passes(given)
+        state, _ = passes.run(lambda step, state, _: (passes.take(step, state), ()), ())
+        loss = self._misfit(given, passes, state, judged[:1])
+        return self._sum(tf.stack([loss * given["weight"], given["weight"]]))
+
+    def _passes(self, given: _Inputs) -> tuple[Passes, NDArray[np.int64]]:
+        """The passes over a batch, and the members of its groups that are judged.
+
+        These are the hidden ones, all if none is hidden, the anchor first.
+        """
+        batch = batch_of(given, tuple(tf.unstack(given["shape"])), self.payload.model.C)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
-        for patches in refine(self.network, tf.stop_gradient(shifted), batch):
-            if batch.label is not None:
-                light = physics.coverage(shifted[counted])
-                yield label_misfit(patches[counted], batch.label[counted], light)
-            else:
-                mean = given["mean_photons"]
-                yield self._misfit(patches[counted], shifted[counted], batch, counted, mean)
+        hidden, overlap = unseen(self.network, batch), given["redundancy"]
+        passes = Passes(self.network, shifted, batch, overlap, given["rounds"], hidden)
+        return passes, hidden if len(hidden) else np.arange(batch.per_group)
 
     def _misfit(
-        self, patches: Tensor, shifted: Tensor, batch: Batch[Tensor], counted: slice, mean: Tensor
+        self, given: _Inputs, passes: Passes, state: State, judged: NDArray[np.int64]
     ) -> Tensor:
+        """The loss of some members of the groups; the probe is learned by it alone."""
+        index = members(passes.batch, judged)
+        patches, batch = tf.gather(passes.windows(state), index), passes.batch.part(index)
+        shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
+        if batch.label is not None:
+            return label_misfit(patches, batch.label, physics.coverage(shifted))
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
-        counts, valid = batch.counts[counted], batch.valid
-        valid = valid[counted] if valid is not None and len(valid.shape) == 3 else valid
         terms = (
             (self.config.poisson_weight, physics.poisson_deviance),
             (self.config.amplitude_weight, physics.amplitude_mse),
             (self.config.mae_weight, physics.amplitude_mae),
         )
-        return tf.add_n([w * loss(rate, counts, mean, valid) for w, loss in terms if w])
-
-    def _learn(self, given: _Inputs) -> tuple[Tensor, Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch(given["field"])
-            losses = list(self._misfits(given))
-            weights = step_weights(len(losses))
-            loss = tf.add_n([w * x for w, x in zip(weights, losses, strict=True)]) * given["share"]
-        sources = [*self.weights, given["field"]]
-        none = tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(loss, sources, unconnected_gradients=none)
-        figures = tf.stack([loss / self.ranks, losses[-1] * given["weight"], given["weight"]])
-        *gradients, probe_gradient, figures = self._sum([*gradients, figures])
-        scale = 1 / (self.ranks * self.config.accumulate_grad_batches)
-        for total, gradient in zip(self.sums, gradients, strict=True):
-            total.assign_add(scale * gradient)
-        return figures, scale * probe_gradient
-
-    def _measure(self, given: _Inputs) -> Tensor:
-        *_, loss = self._misfits(given, anchors_only=True)
-        return self._sum(tf.stack([loss * given["weight"], given["weight"]]))
+        mean = given["mean_photons"]
+        parts = [w * loss(rate, batch.counts, mean, batch.valid) for w, loss in terms if w]
+        return tf.add_n(parts)
 
     def _sum(self, values: Any) -> Any:
         """The sum over the replicas, in each."""

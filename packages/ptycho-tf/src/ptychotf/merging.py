@@ -1,38 +1,123 @@
-"""Update steps with a merge of overlapping patches between them."""
+"""Steps of a network, with the patterns of a batch merged in between."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import Tensor
+
+from ptychodata.training.batches import hidden_members
 
 from . import physics
 from .batches import Batch
-from .networks import Network
+from .networks import FIELDS, Network, State, Sums
 
-__all__ = ["merge_weight", "refine"]
-
-_WEIGHT_FLOOR = 1e-4  # relative illumination below which a patch hardly speaks for a pixel
+__all__ = ["Passes", "members", "refine", "rounds_of", "unseen"]
 
 
-def merge_weight(shifted_probe: Tensor) -> Tensor:
-    """How much a patch speaks for each of its pixels: (B, M, N, N) → (B, N, N) in (0, 1]."""
-    power = physics.coverage(shifted_probe)
-    return power / tf.reduce_max(power, (-2, -1), keepdims=True) + _WEIGHT_FLOOR
+def unseen(network: Network, batch: Batch) -> NDArray[np.int64]:
+    """Members of a group that a network is not shown in training; see ``hidden_members``."""
+    return hidden_members(batch.per_group, network.group_size > 1)
 
 
-def refine(network: Network, shifted_probe: Tensor, batch: Batch) -> Iterator[Tensor]:
-    """Start from free space, and after each step of the network merge within the batch's canvas.
+def members(batch: Batch, chosen: NDArray[np.int64] | Tensor) -> Tensor:
+    """Where these members of all groups stand in a batch: (B,) int32, a group after the other."""
+    groups = tf.shape(batch.counts)[0] // batch.per_group
+    first = tf.range(groups)[:, None] * batch.per_group
+    return tf.reshape(first + tf.cast(chosen, tf.int32), [-1])
 
-    Yields:
-        (B, N, N) merged patches after each step.
+
+class Passes:
+    """The passes of a network over a batch: from free space, patterns change the object in each.
+
+    Args:
+        network: what sees and changes.
+        shifted_probe: (B, M, N, N) probe at each position.
+        batch: patterns, each group on a canvas of its own.
+        redundancy: how many probes of a group light a pixel.
+        rounds: (steps,) of each pass at most, as ``rounds_of`` has them.
+        hidden: members of a group that the network does not see.
     """
-    index = physics.window_index(batch.pixel, shifted_probe.shape[-1], batch.shape)
-    weight = merge_weight(shifted_probe)
-    total = tf.maximum(physics.scatter(weight, index, batch.shape), _WEIGHT_FLOOR)
-    patches = tf.ones_like(shifted_probe[:, 0])
-    for step in range(network.steps):
-        patches = network(step, patches, shifted_probe, batch)
-        weighted = patches * tf.cast(weight, patches.dtype)
-        summed = physics.scatter(weighted, index, batch.shape)
-        patches = physics.gather(summed / tf.cast(total, summed.dtype), index)
-        yield patches
+
+    def __init__(
+        self,
+        network: Network,
+        shifted_probe: Tensor,
+        batch: Batch,
+        redundancy: float | Tensor,
+        rounds: Sequence[int] | Tensor,
+        hidden: Sequence[int] | NDArray[np.int64] = (),
+    ) -> None:
+        self.network, self.shifted, self.batch = network, shifted_probe, batch
+        self.redundancy, self.rounds = tf.cast(redundancy, tf.float32), rounds
+        self.shown = np.setdiff1d(np.arange(batch.per_group), hidden)
+        self.index = physics.window_index(batch.pixel, shifted_probe.shape[-1], batch.shape)
+        groups = tf.shape(batch.counts)[0] // batch.per_group
+        height, width = (tf.cast(side, tf.int32) for side in batch.shape)
+        self.shape = groups, height // groups, width
+
+    def take(self, step: int | Tensor, state: State) -> State:
+        """One pass: the object after it."""
+        total = tf.zeros([*self.shape, FIELDS])
+        if self.network.steps == 1:
+            state, total = self._round(step, 1, 0, state, total)
+        else:
+            parts = tf.minimum(tf.gather(self.rounds, step), len(self.shown))
+            state, total = _repeated(
+                lambda part, so_far: self._round(step, parts, part, *so_far), parts, (state, total)
+            )
+        return self.network.correct(step, state, Sums(total))
+
+    def _round(
+        self, step: int | Tensor, parts: Any, part: Any, state: State, total: Tensor
+    ) -> tuple[State, Tensor]:
+        """Show a part of the patterns; the object after it, and the sum of all fields so far."""
+        seen = members(self.batch, tf.constant(self.shown)[part::parts])
+        own, probe = tf.gather(self.index, seen), tf.gather(self.shifted, seen)
+        patches = physics.gather(state.obj, own)
+        fields = self.network.see(step, patches, probe, self.batch.part(seen))
+        sums = tf.reshape(physics.scatter(fields, own, self.batch.shape), [*self.shape, FIELDS])
+        return self.network.advance(step, state, Sums(sums)), total + sums
+
+    def run(self, function: Callable[[Any, State, Any], tuple[State, Any]], result: Any) -> Any:
+        """Make all passes: ``function`` takes the number of one, the object and the result so far.
+
+        Returns:
+            The object and the result after the last.
+        """
+        begin = State.free_space(self.shape, self.redundancy), result
+        if self.network.steps == 1:
+            return function(0, *begin)
+        return _repeated(lambda step, so_far: function(step, *so_far), self.network.steps, begin)
+
+    def windows(self, state: State) -> Tensor:
+        """The windows of the patterns: (B, N, N)."""
+        return physics.gather(state.obj, self.index)
+
+
+def rounds_of(network: Network, redundancy: float) -> list[int]:
+    """In how many rounds each pass of a network is made."""
+    return [network.rounds(step, redundancy) for step in range(network.steps)]
+
+
+def _repeated(body: Callable[[Tensor, Any], Any], times: int | Tensor, value: Any) -> Any:
+    """The value after so many turns of ``body``, which a graph holds once."""
+
+    def turn(number: Tensor, value: Any) -> tuple[Tensor, Any]:
+        made = body(number, value)
+        tf.nest.map_structure(lambda new, old: new.set_shape(old.shape), made, value)
+        return number + 1, made
+
+    begin = tf.constant(0), value
+    return tf.while_loop(lambda number, _: number < times, turn, begin)[1]
+
+
+def refine(
+    network: Network, shifted_probe: Tensor, batch: Batch, redundancy: float = 1.0
+) -> Tensor:
+    """Show all patterns of a batch to a network: their windows (B, N, N) after all passes."""
+    passes = Passes(network, shifted_probe, batch, redundancy, rounds_of(network, redundancy))
+    state, _ = passes.run(lambda step, state, _: (passes.take(step, state), ()), ())
+    return passes.windows(state)

@@ -11,9 +11,11 @@ from the centred ones by a sign per pixel that no intensity and no update sees.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import Tensor
 
 __all__ = [
@@ -120,14 +122,32 @@ def window_index(pixel: Tensor, side: int, shape: tuple[int, int]) -> Tensor:
 
 
 def gather(canvas: Tensor, index: Tensor) -> Tensor:
-    """Read the windows ``index`` (B, N, N) from a canvas (H, W)."""
+    """Read the windows ``index`` (B, N, N) from a canvas (H, W), or several one above the other."""
     return tf.gather(tf.reshape(canvas, [-1]), index)
 
 
 def scatter(patches: Tensor, index: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Add patches (B, N, N) into a canvas (H, W) at the windows ``index``: adjoint of gather."""
-    flat, where = tf.reshape(patches, [-1]), tf.reshape(index, [-1])
-    return tf.reshape(tf.math.unsorted_segment_sum(flat, where, shape[0] * shape[1]), shape)
+    """Add patches (B, N, N), or (B, N, N, F) fields, into a canvas (H, W) or (H, W, F).
+
+    Adjoint of ``gather``; ``index`` are the windows.
+    """
+    each = list(patches.shape[3:])
+    flat, where = tf.reshape(patches, [-1, *each]), tf.reshape(index, [-1])
+    canvas = tf.math.unsorted_segment_sum(flat, where, shape[0] * shape[1])
+    return tf.reshape(canvas, [*shape, *each])
+
+
+def add_windows(canvas: NDArray[Any], patches: NDArray[Any], pixel: NDArray[np.int64]) -> None:
+    """Add patches to a canvas in place, as ``scatter`` does: arrays, which tensors cannot be.
+
+    Args:
+        canvas: (H, W) or (H, W, F); changes.
+        patches: (B, N, N) or (B, N, N, F).
+        pixel: (B, 2) the windows' centres.
+    """
+    side = patches.shape[1]
+    for patch, (y, x) in zip(patches, (pixel - side // 2).tolist(), strict=True):
+        canvas[y : y + side, x : x + side] += patch
 
 
 def extract(obj: Tensor, pixel: Tensor, side: int) -> Tensor:

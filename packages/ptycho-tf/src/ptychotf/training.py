@@ -1,8 +1,8 @@
 """Training: minimise the misfit of the patterns that the network's object implies.
 
-No ground truth is used.  In each step the network improves the patches of a few groups, the
-overlapping patches of a group are merged and cut out again, and the forward model predicts the
-patterns; the loss of every update step counts, the last one most.
+No ground truth is used.  In each step the network makes objects of a few groups of patterns, and
+the forward model predicts patterns of the same groups that the network was not shown; the loss
+after every pass counts, the last one most.
 
 One loop serves one device, several, and several machines; what is random, and in which order the
 batches come, is a function of (seed, epoch, batch), so that a run can be taken up at any place.
@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ptychoconfig.errors import NumericalError
+from ptychoconfig.errors import ConfigError, NumericalError
 from ptychoconfig.payloads import TrainingPayload
 from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
@@ -29,13 +29,12 @@ from ptychodata.training.progress import Course, Mean
 from ptychodata.training.schedule import rate_factor
 
 from . import __version__
-from .batches import in_tensors
 from .checkpoints import read_checkpoint, write_checkpoint
 from .device import choose_device, choose_dtype
-from .health import look
+from .health import Look
 from .learner import Learner
 from .logs import Log
-from .networks import build_network, refuse_other_sizes
+from .networks import Network, build_network, refuse_other_sizes
 from .previews import Previews
 from .schedules import Patience, Plateau
 from .strategy import choose_strategy, worker
@@ -65,6 +64,7 @@ def train(
         network = build_network(payload.model, payload.training.seed)
         if start is not None:
             from_arrays(network, dict(start.weights))
+        _refuse_to_compile(network, payload)
         refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
         network.compute_dtype = choose_dtype(payload.execution, device)
         learner = Learner(network, scans, payload, strategy)
@@ -83,6 +83,16 @@ def train(
         history=run.course.history,
         versions={"ptycho-tf": __version__, "tensorflow": tf.__version__},
     )
+
+
+def _refuse_to_compile(network: Network, payload: TrainingPayload) -> None:
+    """XLA compiles for known sizes, and rounds of a group are of several."""
+    if payload.execution.compile and network.steps > 1:
+        raise ConfigError(
+            "--compile: expected a network of one step, which XLA can compile, such as cnn, found "
+            f"--architecture {payload.model.architecture}; leave --compile out, or use "
+            "--backend torch"
+        )
 
 
 class _Run:
@@ -111,7 +121,7 @@ class _Run:
         monitor = execution.checkpoint_monitor if self.validates else "train_loss"
         self.shelf = Shelf(run_dir, payload, monitor) if execution.enable_checkpointing else None
         self.origin = identity("tf", scans, payload)
-        self.watch = CollapseWatch(self.config.on_collapse)
+        self.watch, self.look = CollapseWatch(self.config.on_collapse), Look(learner.network)
         self.factor = rate_factor(self.config, self.sampler.batches, self.course.elapsed_s)
         self.plateau, self.patience = Plateau(self.config), Patience(self.config)
         self.loss, self.steps, self.place = Mean(), 0, Place()
@@ -132,7 +142,6 @@ class _Run:
     def _epoch(self) -> bool:
         """Train for the rest of an epoch; False ends the run."""
         course = self.course
-        course.begin_epoch(course.epoch)
         self.sampler.epoch, self.sampler.start = course.epoch, course.batch
         ends = False
         for number, (rows, parts) in enumerate(_ahead(self.sampler, self.learner.read)):
@@ -152,7 +161,7 @@ class _Run:
         if ends or course.epoch + 1 == course.epochs:
             course.end()
         if whole:
-            course.epoch, course.batch = course.epoch + 1, 0
+            course.begin_epoch(course.epoch + 1)
             self._shelve(figures)
         elif course.finished:
             self._save()
@@ -205,8 +214,10 @@ class _Run:
         course = self.course
         if not is_due(course.epoch, done, course.batches):
             return True
-        modes = tf.constant(self.learner.probes[parts[0].scan].modes())
-        found = look(self.learner.network, modes, in_tensors(parts[0]))
+        learner, number = self.learner, parts[0].scan
+        modes = tf.constant(learner.probes[number].modes())
+        overlap = learner.redundancies[number]
+        found = self.look(modes, parts[0], overlap)
         total = course.epoch * course.batches + done + 1
         told = self.watch.judge(found, total, course.batches)
         if not self.learner.any(bool(told)):  # all processes as one

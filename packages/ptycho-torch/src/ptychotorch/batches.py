@@ -20,14 +20,6 @@ __all__ = ["Batch", "GroupDataset", "make_batch", "make_loader"]
 class Batch(batches.Batch[Tensor]):
     """B patterns and where they lie in a canvas, as tensors of one device."""
 
-    def part(self, index: slice | Tensor) -> "Batch":
-        """Some of the patterns, on the same canvas."""
-        fields, valid = dict(vars(self)), self.valid
-        fields["valid"] = valid[index] if valid is not None and valid.ndim == 3 else valid
-        for name in ("counts", "pixel", "fraction", "label"):
-            fields[name] = None if fields[name] is None else fields[name][index]
-        return Batch(**fields)
-
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
         return Batch(**self.mapped(lambda tensor: tensor.to(device, non_blocking=True)))

@@ -6,25 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptychodata.training.batches import hidden_members
+
 from . import physics
 from .batches import Batch
 from .networks import FIELDS, Network, State, Sums
 
 __all__ = ["canvases", "refine", "unseen"]
 
-_ONE_IN = 4
-
 
 def unseen(network: Network, batch: Batch) -> Tensor:
-    """Patterns that a network is not shown in training, and is to predict: (B,) bool.
-
-    One in four of a group, the anchor among them: a network that is judged by the patterns that it
-    was shown learns to reproduce their noise (J. Lehtinen et al., ICML (2018)).  None where a group
-    has fewer, or the network takes it together.
-    """
+    """Patterns that a network is not shown in training, ``hidden_members``: (B,) bool."""
     member = torch.arange(len(batch), device=batch.pixel.device) % batch.per_group
-    shows_all = network.group_size > 1 or batch.per_group < _ONE_IN
-    return torch.zeros_like(member, dtype=torch.bool) if shows_all else member % _ONE_IN == 0
+    hidden = hidden_members(batch.per_group, network.group_size > 1)
+    return torch.isin(member, torch.from_numpy(hidden).to(member.device))
 
 
 def canvases(

@@ -24,8 +24,12 @@ from ptychoconfig.schema import TrainingConfig
 from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
-from ptychodata.grouping import group_redundancy, redundancy
-from ptychodata.training.batches import GroupSampler, split_scans, validation_rows
+from ptychodata.training.batches import (
+    GroupSampler,
+    group_redundancies,
+    split_scans,
+    validation_rows,
+)
 from ptychodata.training.checkpoints import Place, Shelf, identity
 from ptychodata.training.outcome import trained_bundle
 from ptychodata.training.progress import Course
@@ -180,14 +184,7 @@ class _Training(LightningModule):
         self.kept, self.held_out = split_scans(scans, payload)
         self.batches = GroupSampler(scans, self.kept, payload).batches
         self.validates = any(map(len, self.held_out))
-        self.redundancies = [
-            group_redundancy(
-                redundancy(scan.photon_probe, scan.positions_px),
-                payload.model.C,
-                payload.training.neighbor_count,
-            )
-            for scan in scans
-        ]
+        self.redundancies = group_redundancies(scans, payload)
         self.held_loss = Mean()
         self.sharded = payload.execution.strategy == "fsdp"
         self.last: tuple[Tensor, Tensor, Batch] | None = None

@@ -61,7 +61,9 @@ class ExecutionConfig(Section):
         "where the processor has matrix units for it and they compute accurately.",
     )
     compile: bool = Field(
-        False, description="Compile the network before training; Torch needs a C++ compiler for it."
+        False,
+        description="Compile the network before training; Torch needs a C++ compiler for it, and "
+        "TensorFlow can do it for networks of one step (`cnn`).",
     )
     deterministic: bool = Field(True, description="Refuse operations that differ between runs.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")

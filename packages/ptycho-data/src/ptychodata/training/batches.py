@@ -7,14 +7,20 @@ ranks each takes its part of every batch, so that together they see what one wou
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptychoconfig.payloads import TrainingPayload
 from ptychodata.contracts import Scan
-from ptychodata.grouping import group_indices, split_spatially, split_validation
+from ptychodata.grouping import (
+    group_indices,
+    group_redundancy,
+    redundancy,
+    split_spatially,
+    split_validation,
+)
 from ptychodata.physics import split_positions
 from ptychodata.training.labels import known_windows
 
@@ -23,6 +29,8 @@ __all__ = [
     "GroupReader",
     "GroupSampler",
     "Rows",
+    "group_redundancies",
+    "hidden_members",
     "read_batch",
     "split_scans",
     "validation_rows",
@@ -88,6 +96,19 @@ class Batch(Generic[Array]):
     def weight(self) -> int:
         """Patterns that count in a mean over ranks."""
         return len(self) if self.share else 0
+
+    @staticmethod
+    def take(array: Any, index: Any) -> Any:
+        """Some rows of an array; a framework whose tensors take no index has its own."""
+        return array[index]
+
+    def part(self, index: Any) -> Self:
+        """Some of the patterns, on the same canvas."""
+        fields, valid = dict(vars(self)), self.valid
+        whole = valid is None or len(valid.shape) == 2  # type: ignore[attr-defined]  # of an array
+        for name in ("counts", "pixel", "fraction", "label", *([] if whole else ["valid"])):
+            fields[name] = None if fields[name] is None else self.take(fields[name], index)
+        return type(self)(**fields)
 
     def mapped(self, change: Callable[[Array], Any]) -> dict[str, Any]:
         """Every field by its name, arrays changed: what a batch of another kind is made from."""
@@ -225,6 +246,33 @@ class GroupSampler:
             )
             for number, positions in enumerate(self.positions)
         ]
+
+
+_ONE_IN = 4
+
+
+def hidden_members(per_group: int, together: bool = False) -> NDArray[np.int64]:
+    """Members of a group that a network is not shown in training, and is to predict.
+
+    One in four, the anchor among them: a network that is judged by the patterns that it was shown
+    learns to reproduce their noise (J. Lehtinen et al., ICML (2018)).  None where a group has
+    fewer, or the network takes it together.
+
+    Args:
+        per_group: C.
+        together: whether the network must be given a group whole.
+    """
+    shows_all = together or per_group < _ONE_IN
+    return np.arange(0, 0 if shows_all else per_group, _ONE_IN)
+
+
+def group_redundancies(scans: Sequence[Scan], payload: TrainingPayload) -> list[float]:
+    """How many probes of a training's group light a pixel, in each scan."""
+    members, neighbors = payload.model.C, payload.training.neighbor_count
+    return [
+        group_redundancy(redundancy(scan.photon_probe, scan.positions_px), members, neighbors)
+        for scan in scans
+    ]
 
 
 def validation_rows(

@@ -18,9 +18,19 @@ from pkgutil import iter_modules
 from ptychoconfig.errors import DataError, UsageError
 from ptychoconfig.schema import ModelConfig
 
-from ._base import Network
+from ._base import FIELDS, Network, State, Sums, fields_of, merge_weight
 
-__all__ = ["NETWORKS", "Network", "build_network", "refuse_other_sizes"]
+__all__ = [
+    "FIELDS",
+    "NETWORKS",
+    "Network",
+    "State",
+    "Sums",
+    "build_network",
+    "fields_of",
+    "merge_weight",
+    "refuse_other_sizes",
+]
 
 Builder = Callable[[ModelConfig, int], Network]
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow import Tensor
 
-__all__ = ["Conv", "Variables", "doubled", "glorot"]
+__all__ = ["Conv", "Variables", "doubled", "fan_in", "glorot", "ones", "silu", "zeros"]
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
 
@@ -20,12 +20,12 @@ class Variables:
 
     Attributes:
         named: neutral name → variable.
-        activations: what the units said, (B, H, W, C) each, while someone listens; else None.
+        listens: whether to tell which units are silent.
     """
 
     def __init__(self, seed: int) -> None:
         self.named: dict[str, tf.Variable] = {}
-        self.activations: list[Tensor] | None = None
+        self.listens, self._told = False, list[Tensor]()
         self._rng = np.random.default_rng(seed)
 
     def add(
@@ -39,15 +39,34 @@ class Variables:
         return self.named[name]
 
     def heard(self, activation: Tensor) -> Tensor:
-        """The same activation; who listens hears it."""
-        if self.activations is not None:
-            self.activations.append(activation)
+        """The same activation, (B, H, W, C); who listens is told of it."""
+        if self.listens:
+            low, high = (f(activation, (0, 1, 2)) for f in (tf.reduce_min, tf.reduce_max))
+            silent = high - low <= 1e-6 * tf.cast(tf.reduce_max(tf.abs(high)), high.dtype)
+            both = tf.stack([tf.ones_like(silent, tf.float32), tf.cast(silent, tf.float32)])
+            self._told.append(tf.reduce_sum(both, 1))
         return activation
+
+    def told(self) -> Tensor:
+        """Channels heard since this was asked last, and how many were the same everywhere: (2,)."""
+        told, self._told = self._told, []
+        return tf.add_n([tf.zeros(2), *told])
 
 
 def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Start at zero."""
     return np.zeros(shape, np.float32)
+
+
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Start at one."""
+    return np.ones(shape, np.float32)
+
+
+def fan_in(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Kernel (h, w, in, out), uniform within 1 / √(fan in), as Torch draws by default."""
+    bound = float(np.prod(shape[:3])) ** -0.5
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def glorot(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -60,6 +79,17 @@ class Conv:
     """A convolution with zeros around the image: (B, H, W, in) → (B, H, W, out).
 
     It computes in the dtype of the image; its variables stay in float32.
+
+    Args:
+        variables: take its kernel and bias.
+        name: of it among them.
+        inputs: channels.
+        outputs: channels.
+        side: of the kernel.
+        draw: first values of the kernel.
+        bias: whether it has one.
+        folded: of how many pixels each input channel is made by ``space_to_depth``, which has the
+            pixel first where the kernel has the channel first.
     """
 
     def __init__(
@@ -71,15 +101,27 @@ class Conv:
         side: int = 3,
         draw: Draw = glorot,
         bias: bool = True,
+        folded: int = 1,
     ) -> None:
+        self.folded = folded
         self.kernel = variables.add(f"{name}/kernel", (side, side, inputs, outputs), draw)
         self.bias = variables.add(f"{name}/bias", (outputs,), zeros) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), 1, "SAME")
+        kernel = tf.cast(self.kernel, x.dtype)
+        if self.folded > 1:
+            side, _, inputs, outputs = kernel.shape
+            apart = tf.reshape(kernel, [side, side, inputs // self.folded, self.folded, outputs])
+            kernel = tf.reshape(tf.transpose(apart, [0, 1, 3, 2, 4]), kernel.shape)
+        y = tf.nn.conv2d(x, kernel, 1, "SAME")
         return y if self.bias is None else y + tf.cast(self.bias, x.dtype)
 
 
 def doubled(x: Tensor) -> Tensor:
     """Each pixel twice along both axes: (B, H, W, C) → (B, 2H, 2W, C)."""
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU, x σ(x); TensorFlow's own keeps the graph of every training that uses it for ever."""
+    return x * tf.math.sigmoid(x)

@@ -21,7 +21,7 @@ from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import ModelConfig
 
 from ._base import PatternNetwork
-from ._layers import Conv, Variables, doubled, zeros
+from ._layers import Conv, Variables, doubled, silu, zeros
 
 __all__ = ["SUMMARY", "Generator", "build"]
 
@@ -32,14 +32,9 @@ _DEEPEST = 128  # channels at the bottleneck, over the scale of filters
 _OUTER = 4  # channels of a decoder's end that are kept for the border
 
 
-def _silu(x: Tensor) -> Tensor:
-    """SiLU, x σ(x); TensorFlow's own keeps the graph of every training that uses it for ever."""
-    return x * tf.math.sigmoid(x)
-
-
 _AMPLITUDES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": tf.math.sigmoid,
-    "swish": _silu,
+    "swish": silu,
     "softplus": tf.nn.softplus,
     "relu": tf.nn.relu,
 }
@@ -169,4 +164,4 @@ class _Decoder:
             return image
         convolutions, head = self.border
         border = conv_of_doubled(convolutions(doubled(outer)), head)
-        return image + _silu(border) * (1 - inside)
+        return image + silu(border) * (1 - inside)

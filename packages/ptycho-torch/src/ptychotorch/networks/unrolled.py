@@ -34,7 +34,6 @@ gradient; O. Ronneberger et al., MICCAI (2015) for the U-Net; B. Zhang & R. Senn
 for normalisation by the root mean square.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +42,7 @@ import torch.nn.functional as F  # noqa: N812 - the framework's own custom
 from torch import Tensor, nn
 
 from ptychoconfig.schema import ModelConfig
+from ptychodata import unrolled
 from ptychotorch import physics
 from ptychotorch.batches import Batch
 
@@ -50,19 +50,7 @@ from ._base import Network, State, Sums
 
 __all__ = ["SUMMARY", "Unrolled", "build", "typical"]
 
-Part = tuple[Any, slice, slice]
-
 SUMMARY = "unrolled update steps, given the probe and the Fourier transform"
-
-_FED = 8  # channels that the U-Net sees
-_FOLD = 4  # space-to-depth: pixels folded into channels before the first convolution
-_FLOOR = 0.02  # β
-_MOMENTUM = 0.75  # μ for ρ → ∞
-_LAST = 2  # passes in one round and without momentum
-_PROBES, _FEWEST, _MOST = 3.0, 4, 8  # of a part on a pixel; rounds of a pass
-
-TILE = 1024
-"""Side of the tiles, in pixels, in which a larger canvas is corrected where nothing is learned."""
 
 
 def build(model: ModelConfig) -> "Unrolled":
@@ -98,16 +86,14 @@ class Unrolled(Network):
 
     def rounds(self, step: int, redundancy: float) -> int:
         """As many as leave each part enough overlap, and one in the last passes."""
-        if step >= self.steps - _LAST:
-            return 1
-        return max(_FEWEST, min(_MOST, round(redundancy / _PROBES)))
+        return unrolled.rounds(step, self.steps, redundancy)
 
     @torch.no_grad()
     def advance(self, step: int, state: State, sums: Sums) -> State:
         """Take a gradient step with momentum."""
-        direction = sums.numerator / _floored(sums.weight, _FLOOR)
-        going = step < self.steps - _LAST
-        momentum = _MOMENTUM * state.redundancy / (state.redundancy + 1) if going else 0.0
+        direction = sums.numerator / _floored(sums.weight, unrolled.FLOOR)
+        share = state.redundancy / (state.redundancy + 1)
+        momentum = share * unrolled.momentum(step, self.steps)
         return state.moved(direction.to(state.obj) + momentum * state.change)
 
     def correct(self, step: int, state: State, sums: Sums) -> State:
@@ -115,11 +101,11 @@ class Unrolled(Network):
         obj, passed, light = state.obj.detach(), state.passed.detach(), sums.weight
         moved = (light * passed.abs().square()).sum((-2, -1), keepdim=True)
         moved = moved / _floored(light, 0).sum((-2, -1), keepdim=True)
-        scale = torch.sqrt(moved + 0.25 / _floored(light, _FLOOR)).to(obj.real)
+        scale = torch.sqrt(moved + 0.25 / _floored(light, unrolled.FLOOR)).to(obj.real)
         known = [
             (light / _floored(typical(light), 0)).sqrt(),
             torch.log10(scale),
-            torch.log10(sums.misfit / _floored(light, 1e-6) + 0.1),
+            torch.log10(sums.misfit / _floored(light, 1e-6) + unrolled.LEAST_MISFIT),
             torch.full_like(light, step / self.steps),
         ]
         fed = [passed / scale, obj - 1]
@@ -132,11 +118,12 @@ class Unrolled(Network):
     def _corrected(self, fed: Tensor) -> Tensor:
         narrow = self.compute_dtype != torch.float32
         with torch.autocast(fed.device.type, self.compute_dtype, enabled=narrow):
-            if torch.is_grad_enabled() or max(fed.shape[-2:]) <= TILE:
+            if torch.is_grad_enabled() or max(fed.shape[-2:]) <= unrolled.TILE:
                 return self.unet(fed).float()
             correction = fed.new_empty(len(fed), 2, *fed.shape[-2:])
-            for tile, around, inner in self.unet.tiles(fed.shape[-2], fed.shape[-1]):
-                correction[tile] = self.unet(fed[around])[inner].float()
+            height, width = fed.shape[-2:]
+            for tile, around, inner in unrolled.tiles(height, width, self.unet.levels):
+                correction[..., *tile] = self.unet(fed[..., *around])[..., *inner].float()
         return correction
 
 
@@ -157,20 +144,20 @@ class _UNet(nn.Module):
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
         channels = [width * (1 + i) for i in range(levels + 1)]
-        self.coarsest = _FOLD * 2**levels
-        self.stem = _Block(_FED * _FOLD**2, channels[0])
+        self.levels, self.coarsest = levels, unrolled.coarsest(levels)
+        self.stem = _Block(unrolled.FED * unrolled.FOLD**2, channels[0])
         self.down = nn.ModuleList(_Block(channels[i], channels[i + 1]) for i in range(levels))
         self.up = nn.ModuleList(
             _Block(channels[i + 1] + channels[i], channels[i]) for i in reversed(range(levels))
         )
-        self.head = nn.Conv2d(channels[0], 2 * _FOLD**2, 1)
+        self.head = nn.Conv2d(channels[0], 2 * unrolled.FOLD**2, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # a head has a bias
 
     def forward(self, fed: Tensor) -> Tensor:
         height, width = fed.shape[-2:]
         fed = F.pad(fed, (0, -width % self.coarsest, 0, -height % self.coarsest))
-        x = F.pixel_unshuffle(fed, _FOLD).contiguous(memory_format=torch.channels_last)
+        x = F.pixel_unshuffle(fed, unrolled.FOLD).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = [x]
         for block in self.down:
@@ -179,26 +166,7 @@ class _UNet(nn.Module):
         for block in self.up:
             finer = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([finer, skips.pop()], 1))
-        return F.pixel_shuffle(self.head(x), _FOLD)[..., :height, :width]
-
-    def tiles(self, height: int, width: int) -> Iterator[tuple[Part, Part, Part]]:
-        """Parts of a canvas: a tile, all that it depends on, and the tile in that.
-
-        Two convolutions at each level on the way down and up reach 2·4·(3·2^levels − 2) pixels,
-        less than six of the coarsest, and tiles begin where pixels of the coarsest level do.
-        """
-        reach = 6 * self.coarsest
-        side = self.coarsest * -(-TILE // self.coarsest)
-        for y in range(0, height, side):
-            for x in range(0, width, side):
-                low = max(0, y - reach), max(0, x - reach)
-                high = min(height, y + side + reach), min(width, x + side + reach)
-                end = min(height, y + side), min(width, x + side)
-                yield (
-                    (..., slice(y, end[0]), slice(x, end[1])),
-                    (..., slice(low[0], high[0]), slice(low[1], high[1])),
-                    (..., slice(y - low[0], end[0] - low[0]), slice(x - low[1], end[1] - low[1])),
-                )
+        return F.pixel_shuffle(self.head(x), unrolled.FOLD)[..., :height, :width]
 
 
 class _Block(nn.Module):
@@ -232,9 +200,6 @@ class RmsNormSiLU(nn.Module):
         return result
 
 
-_EPSILON = 1e-4  # added to the mean square
-
-
 class _RmsNormSiLU(torch.autograd.Function):
     """With z = s·gain·x + bias and s = (mean x² + ε)^(−1/2) over the channels: y = z·σ(z)."""
 
@@ -242,7 +207,7 @@ class _RmsNormSiLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         square = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).square()
-        s = (square / x.shape[1] + _EPSILON).rsqrt()
+        s = (square / x.shape[1] + unrolled.NORM_EPSILON).rsqrt()
         z = torch.addcmul(
             _per_channel(bias).to(x.dtype), x * s.to(x.dtype), _per_channel(gain).to(x.dtype)
         )
