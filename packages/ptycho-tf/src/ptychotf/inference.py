@@ -38,7 +38,7 @@ def infer(bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report)
     """Reconstruct a scan; see ``ptychodata.backends.Backend.infer``."""
     device = choose_device(payload.execution)
     with tf.device(device):
-        network = build_network(payload.model)
+        network = build_network(payload.applied_model)
         from_arrays(network, dict(bundle.weights))
         network.compute_dtype = choose_dtype(payload.execution, device)
         chosen = probe_for(scan, bundle, payload.inference.probe)
