@@ -1,9 +1,10 @@
 """One bundle and one answer: what one backend trained, applied by both; and both learning alike.
 
-    python benchmarks/parity.py            # every shared network, N = 64 and 128, C = 1 and 4
-    python benchmarks/parity.py --short    # as `nox -s parity`
+    python benchmarks/parity.py --short    # as `nox -s parity`: small networks, by the command
+    python benchmarks/parity.py --table    # every shared network, N = 64 and 128, C = 1 and 4
+    python benchmarks/parity.py --curves   # losses, at the default learning rates too
 
-Each backend computes in processes of its own, the bundles through the command.  Exit code 1 if two
+Each backend computes in processes of its own.  Exit code 1 if two
 objects differ by more than 1e-4 (relative L2) or two losses by more than 1e-3 over 20 steps.
 """
 
@@ -36,31 +37,34 @@ SHORT = {
 def main() -> int:
     """Compare objects and losses; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--short", action="store_true", help="one small case of each network")
+    for form in ("short", "table", "curves"):
+        parser.add_argument(f"--{form}", action="store_true")
     parser.add_argument("--networks", nargs="+", default=list(SHORT))
     parser.add_argument("--curve", nargs=5, help=argparse.SUPPRESS)
-    parser.add_argument("--curves-only", action="store_true", help="no bundles")
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.curve:
         return curve(*arguments.curve)
-    sides, grids = ([64], [2]) if arguments.short else ([64, 128], [1, 2])
-    worst = 0.0
-    for network in [] if arguments.curves_only else arguments.networks:
-        small = SHORT.get(network, "") if arguments.short else ""
-        for side in sides:
-            for grid in grids:
-                with tempfile.TemporaryDirectory() as folder:
-                    worst = max(worst, objects(Path(folder), network, side, grid, small))
-    apart = max(losses(network, RATE) for network in arguments.networks)
-    if not arguments.short:
+    if arguments.work:
+        return work(*arguments.work, arguments.networks)
+    worst = apart = 0.0
+    with tempfile.TemporaryDirectory() as name:
+        if arguments.short:
+            worst = max(objects(Path(name, net), net, 64, 2) for net in arguments.networks)
+        if arguments.table:
+            worst = max(worst, table(Path(name), arguments.networks))
+    if arguments.short or arguments.curves:
+        apart = max(losses(network, RATE) for network in arguments.networks)
+    if arguments.curves:
         for network in arguments.networks:
             losses(network, DEFAULT_RATES[network])
     return 0 if worst <= OBJECT_TOLERANCE and apart <= LOSS_TOLERANCE else 1
 
 
-def objects(folder: Path, network: str, side: int, grid: int, small: str) -> float:
+def objects(folder: Path, network: str, side: int, grid: int) -> float:
     """Train with each backend and infer with both: the greatest relative difference."""
-    scan = folder / "scan.npz"
+    folder.mkdir()
+    scan, small = folder / "scan.npz", SHORT[network]
     _ptycho(f"simulate {scan} --N {side} --n-patterns 36 --nphotons 1e6 --force")
     worst = 0.0
     for trainer in BACKENDS:
@@ -79,12 +83,59 @@ def objects(folder: Path, network: str, side: int, grid: int, small: str) -> flo
             assert json.loads((out / "provenance.json").read_text())["backend"] == backend
             with np.load(out / "reconstruction.npz", allow_pickle=False) as file:
                 made[backend] = file["object"]
-        error = np.linalg.norm(made["tf"] - made["torch"]) / np.linalg.norm(made[trainer])
-        print(
-            f"{network:9} N {side:3}  C {grid**2}  trained by {trainer:5}  {error:.1e}", flush=True
-        )
-        worst = max(worst, float(error) if np.isfinite(error) else float("inf"))
+        worst = max(worst, told(f"{network:9} N {side:3}  C {grid**2}", trainer, made))
     return worst
+
+
+def told(case: str, trainer: str, made: dict[str, np.ndarray]) -> float:
+    """Print how far two objects differ; infinity where that is no number."""
+    error = float(np.linalg.norm(made["tf"] - made["torch"]) / np.linalg.norm(made[trainer]))
+    print(f"{case}  trained by {trainer:5}  {error:.1e}", flush=True)
+    return error if np.isfinite(error) else float("inf")
+
+
+def table(folder: Path, networks: list[str]) -> float:
+    """All cases, each backend training and applying all in one process of its own."""
+    for task in ("train", "infer"):
+        for backend in BACKENDS:
+            script = [sys.executable, __file__, "--work", task, backend, str(folder)]
+            subprocess.run([*script, "--networks", *networks], check=True)
+    worst = 0.0
+    for bundle in sorted(folder.glob("*.h5.zip")):
+        case, _, trainer = bundle.name.removesuffix(".h5.zip").rpartition(" ")
+        made = {b: np.load(folder / f"{case} {trainer} {b}.npy") for b in BACKENDS}
+        worst = max(worst, told(case, trainer, made))
+    return worst
+
+
+def work(task: str, backend: str, folder: str, networks: list[str]) -> int:
+    """Train a bundle of each case for a few steps, or apply all bundles that are there."""
+    from ptychoconfig.payloads import create_inference_payload, create_training_payload
+    from ptychoconfig.schema import SimulationConfig
+    from ptychodata.backends import load_backend
+    from ptychodata.bundle import read_bundle, write_bundle
+    from ptychodata.simulate import simulate
+
+    engine, exact = load_backend(backend), {"precision": "32-true", "accelerator": "cpu"}
+    for side in (64, 128):
+        scan = simulate(SimulationConfig(N=side, n_patterns=36, nphotons=1e6))
+        for path in sorted(Path(folder).glob(f"*N {side:3}*.h5.zip")) if task == "infer" else []:
+            bundle = read_bundle(path)
+            payload = create_inference_payload(
+                bundle_config=bundle.config, flags=exact, environment={}
+            )
+            obj = engine.infer(bundle, scan, payload, lambda progress: None).obj
+            np.save(Path(folder, f"{path.name.removesuffix('.h5.zip')} {backend}.npy"), obj)
+        for network in networks if task == "train" else []:
+            for grid in (1, 2):
+                flags = {"architecture": network, "gridsize": grid, "epochs": 1, "n_groups": 12}
+                flags |= {"batch_size": 6, "enable_checkpointing": False, "logger": "none"}
+                payload = create_training_payload(N=side, flags=flags | exact, environment={})
+                run = Path(folder), (lambda progress: None), (lambda: False)
+                bundle = engine.train([scan], payload, *run)
+                name = f"{network:9} N {side:3}  C {grid**2} {backend}.h5.zip"
+                write_bundle(bundle, Path(folder, name))
+    return 0
 
 
 def _ptycho(arguments: str) -> None:

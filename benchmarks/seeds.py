@@ -20,18 +20,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 
 from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import create_inference_payload, create_training_payload
 from ptychoconfig.schema import Duration, SimulationConfig
+from ptychodata.backends import Backend, load_backend
 from ptychodata.contracts import Scan
 from ptychodata.files import atomic_path, dump_json
 from ptychodata.metrics import score
 from ptychodata.simulate import simulate
-from ptychotorch.inference import infer
-from ptychotorch.training import train
 
 SUCCESS = 0.5
 
@@ -41,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="JSON file, made if absent and added to.")
     parser.add_argument("--network", default="unrolled")
+    parser.add_argument("--backend", default="torch")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="Optimiser steps of each seed.")
     parser.add_argument("--max-time", default="1h", help="Begin no seed after this: 90s, 2h.")
@@ -49,7 +48,6 @@ def main() -> None:
     parser.add_argument("--n-photons", type=float, default=1.77e6)
     arguments = parser.parse_args()
     limit = time.monotonic() + TypeAdapter(Duration).validate_python(arguments.max_time)
-    torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
     common = {"N": arguments.N, "n_patterns": arguments.n_patterns, "overlap": 0.8}
     known, other = (
@@ -58,7 +56,9 @@ def main() -> None:
     )
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     steps = arguments.steps or "default"
-    case = f"{arguments.network} N={arguments.N} patterns={arguments.n_patterns} steps={steps}"
+    backend = load_backend(arguments.backend)
+    name = arguments.network + (" on tf" if arguments.backend == "tf" else "")
+    case = f"{name} N={arguments.N} patterns={arguments.n_patterns} steps={steps}"
     mine = results.setdefault(case, {"seeds": {}, "succeeded": 0, "of": 0})
     for seed in range(arguments.seeds):
         if str(seed) in mine["seeds"]:
@@ -68,7 +68,7 @@ def main() -> None:
         flags: dict[str, Any] = {"architecture": arguments.network, "seed": seed}
         if arguments.steps:
             flags |= _exactly(arguments.steps, arguments)
-        mine["seeds"][str(seed)] = one_seed(known, other, flags)
+        mine["seeds"][str(seed)] = one_seed(backend, known, other, flags)
         found = [run["amplitude_correlation"] for run in mine["seeds"].values()]
         mine["succeeded"] = sum(x is not None and x >= SUCCESS for x in found)
         mine["of"] = len(found)
@@ -88,7 +88,7 @@ def _exactly(steps: int, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"epochs": epochs, "n_groups": groups}
 
 
-def one_seed(known: Scan, other: Scan, flags: dict[str, Any]) -> dict[str, Any]:
+def one_seed(backend: Backend, known: Scan, other: Scan, flags: dict[str, Any]) -> dict[str, Any]:
     """Train on one scan and score on another; null figures where training diverged."""
     quiet = {"enable_checkpointing": False, "logger": "none"}
     payload = create_training_payload(N=known.N, flags=flags | quiet, environment={})
@@ -99,9 +99,9 @@ def one_seed(known: Scan, other: Scan, flags: dict[str, Any]) -> dict[str, Any]:
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            bundle = train([known], payload, Path(folder), report)
+            bundle = backend.train([known], payload, Path(folder), report, lambda: False)
         applied = create_inference_payload(bundle_config=bundle.config, flags={}, environment={})
-        result = infer(bundle, other, applied, lambda progress: None)
+        result = backend.infer(bundle, other, applied, lambda progress: None)
         scores = score(result.obj, result.origin_yx_px, other.truth, other.positions_px)
     except NumericalError as error:
         return {"amplitude_correlation": None, "steps": steps[0], "error": str(error)}

@@ -235,6 +235,8 @@ def test_plateau_and_patience_wait_for_losses_that_are_not_better():
     [
         ({"accelerator": "mps"}, "--accelerator"),
         ({"strategy": "ddp"}, "--strategy.*mirrored"),
+        ({"strategy": "fsdp"}, "--strategy.*multi-worker"),
+        ({"prefetch_factor": 2}, "--prefetch-factor"),
         ({"precision": "16-mixed"}, "--precision.*bf16-mixed"),
         ({"logger": "mlflow"}, "--logger"),
         ({"pin_memory": True}, "--pin-memory"),
