@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def write_tiffs(reconstruction: Reconstruction, folder: str | os.PathLike[str]) 
     told = {"pixel_size_m": size, "origin_yx_px": reconstruction.origin_yx_px.tolist()}
     more: dict[str, Any] = {"description": dump_json(told, indent=None).strip()}
     if np.isfinite(size):
-        more |= {"resolution": (0.01 / size, 0.01 / size), "resolutionunit": "CENTIMETER"}
+        most = min(1000, max(1, int(2**32 * size / 0.01)))  # so that 32 bits hold both numbers
+        per_cm = Fraction(0.01 / size).limit_denominator(most).as_integer_ratio()
+        more |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
     images = {"amplitude": np.abs(reconstruction.obj), "phase": np.angle(reconstruction.obj)}
     for name, image in images.items():
         with atomic_path(Path(folder) / f"{name}.tif") as temporary:
