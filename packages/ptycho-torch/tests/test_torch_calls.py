@@ -78,6 +78,22 @@ def test_a_training_leaves_no_file(scan, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_missing_torch_is_told_with_the_remedy():
+    code = """
+import sys
+sys.modules["torch"] = None
+from ptychoconfig.errors import BackendError
+from ptychodata.backends import load_backend
+try:
+    load_backend("torch").networks()
+except BackendError as error:
+    assert "pip install 'ptycho-cli[torch]'" in str(error), error
+else:
+    raise AssertionError("it found Torch")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_mistakes_are_told_as_by_the_command(scan, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         ptychotorch.train(scan, epoch=3)
