@@ -133,7 +133,7 @@ def assess(
         trained_on: statistics of the network's training scans; None if there was no network.
     """
     from ptychodata.residuals import solution_misfit
-    from ptychodata.trust import split_half, unlike_training
+    from ptychodata.trust import doubts, split_half, unlike_training
 
     found = solution_misfit(solution, scan)
     metrics: dict[str, Any] = {
@@ -142,6 +142,7 @@ def assess(
         "seconds": seconds,
         "patterns_per_s": passes * len(scan) / seconds,
         "residuals": found.residuals,
+        "doubts": doubts(scan, found.residuals),
         **scores(solution.reconstruction, scan),
     }
     if solution.reconstruction.disagreement is not None:
@@ -266,6 +267,8 @@ def _announce(found: Assessment, run: "RunDir", console: Console) -> None:
 
 def _warn(found: Assessment, console: Console) -> None:
     """Say what in the figures is a reason for doubt."""
+    for doubt in found.metrics["doubts"]:
+        console.warn(f"{found.scan.name}: {doubt}")
     for figure in found.metrics.get("unlike_training") or ():
         console.warn(f"{found.scan.name}: unlike the training scans: {figure}")
     if found.frc is not None and isnan(found.frc.resolution_px):

@@ -19,6 +19,7 @@ from .grouping import deal
 
 __all__ = [
     "Unlike",
+    "doubts",
     "halves",
     "scan_statistics",
     "split_half",
@@ -38,6 +39,33 @@ _FACTORS = {
 }
 """By how much a figure may leave the range of the training scans; of a single scan the range is
 a point, so these say what counts as the like of it."""
+
+
+_EXCESS, _GOOD_R = 4.0, 0.02
+"""Deviance over its expectation above which an image does not explain the patterns, unless R is
+small: ten good scans and the measured star have up to 3.1, wrong probes and positions above 6
+(docs/quality.md)."""
+
+
+def doubts(scan: Scan, residuals: Mapping[str, float]) -> list[str]:
+    """Reasons not to believe an image, a sentence each; none for a good one.
+
+    Args:
+        scan: what it was made from.
+        residuals: its figures, as ``ptychodata.residuals.residuals`` returns them.
+    """
+    from .inspection.domain import domain_evidence
+    from .inspection.findings import domain_findings
+
+    excess, found = residuals.get("deviance_ratio", 1.0), []
+    if excess > _EXCESS and residuals["r_factor"] > _GOOD_R:
+        found.append(
+            f"the image does not explain the patterns: their deviance is {excess:.3g} times what "
+            f"photon noise leaves, above {_EXCESS:g}; see whether probe (--probe solve), positions "
+            "and counts are right (ptycho inspect)"
+        )
+    findings = domain_findings(scan, domain_evidence(scan), whole=False)
+    return found + [f"{f.message}; {f.hint}" for f in findings if f.name == "domain"]
 
 
 def halves(

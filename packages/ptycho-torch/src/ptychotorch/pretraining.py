@@ -64,7 +64,7 @@ MEAN_OVER = 500
 
 _RANGES = CorpusRanges()
 _LEAST_ERROR, _LEAST_VARIANCE = 2e-3, 1e-3
-_STATISTICS_OF = 32  # scans that the statistics in the bundle are taken from
+_STATISTICS_OF = 128  # scans that the statistics in the bundle are taken from
 
 
 def pretrain(
