@@ -249,6 +249,14 @@ def test_flags_without_a_meaning_are_refused_by_name(flags, message):
         device.choose_device(ExecutionConfig(**flags))
 
 
+def test_what_xla_cannot_compile_is_refused(run):
+    """Rounds of unlike size, and a gradient of pooling that is the same in every run."""
+    with pytest.raises(ConfigError, match=r"--compile: expected.*cnn.*unrolled.*leave --compile"):
+        run(architecture="unrolled", compile=True)
+    with pytest.raises(ConfigError, match=r"--compile: expected --no-deterministic"):
+        run(compile=True)
+
+
 def test_what_is_not_there_is_refused_with_the_remedy(run):
     with pytest.raises(ConfigError, match=r"--num-nodes: expected 0.*TF_CONFIG"):
         run(num_nodes=3, strategy="multi-worker")

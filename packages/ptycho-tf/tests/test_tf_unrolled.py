@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ptychoconfig.errors import ConfigError
 from ptychoconfig.schema import ModelConfig
 from ptychodata import unrolled
 from ptychodata.bundle import read_bundle
@@ -168,8 +167,3 @@ def infer_with(bundle, scan, inference_payload, merge, size):
 
     payload = inference_payload(bundle, merge=merge, batch_size=size)
     return infer(bundle, scan, payload, lambda _: None).obj
-
-
-def test_rounds_of_unlike_size_cannot_be_compiled(run):
-    with pytest.raises(ConfigError, match=r"--compile: expected.*cnn.*unrolled.*leave --compile"):
-        run(architecture="unrolled", compile=True)

@@ -87,11 +87,19 @@ def train(
 
 def _refuse_to_compile(network: Network, payload: TrainingPayload) -> None:
     """XLA compiles for known sizes, and rounds of a group are of several."""
-    if payload.execution.compile and network.steps > 1:
+    if not payload.execution.compile:
+        return
+    if network.steps > 1:
         raise ConfigError(
             "--compile: expected a network of one step, which XLA can compile, such as cnn, found "
             f"--architecture {payload.model.architecture}; leave --compile out, or use "
             "--backend torch"
+        )
+    if payload.execution.deterministic:
+        raise ConfigError(
+            "--compile: expected --no-deterministic, for XLA has no deterministic gradient of "
+            "pooling, found --deterministic, the default; add --no-deterministic, or leave "
+            "--compile out"
         )
 
 
