@@ -130,9 +130,9 @@ def kills(bench: Bench, count: int) -> Faults:
         command = list(again)[chains % 3]
         chains += 1
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-            cwd = Path(folder)
+            cwd, words = Path(folder), (command + again[command]).split()
             for _ in range(min(4, count - sum(made.values()))):
-                child = _fork(command + again[command], cwd)
+                child = _fork(words, cwd)
                 time.sleep(draw.uniform(0, 1.0) * seconds[command])
                 os.kill(child, signal.SIGKILL)
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -142,10 +142,7 @@ def kills(bench: Bench, count: int) -> Faults:
                     faults.append(f"{command.split()[0]}: {state}, code {code}\n{_told(cwd)}")
                 done[state] = done.get(state, 0) + 1
             stray += len(leftovers(cwd)) + len(leftovers(cwd / "run"))
-            code = os.waitstatus_to_exitcode(os.waitpid(_fork(command + again[command], cwd), 0)[1])
-            state = bench.check(command, cwd)
-            if code or state != "whole":
-                faults.append(f"{command.split()[0]} after kills: {code}, {state}\n{_told(cwd)}")
+            faults += _judged(bench, command, _fork(words, cwd), cwd, "after kills")
             if command is not CONVERT and leftovers(cwd / "run"):
                 faults.append("temporary files stayed after the rerun")
     shares = ", ".join(f"{name.split()[0]} {n}" for name, n in made.items())
@@ -158,8 +155,11 @@ def kills(bench: Bench, count: int) -> Faults:
     return faults
 
 
-def _fork(command: str, cwd: Path) -> int:
-    """Run a command in a fork of this process, what it says into a file; the process's number."""
+def _fork(words: list[str], cwd: Path, first: str = "") -> int:
+    """Run a command in a fork of this process, what it says into a file; the process's number.
+
+    ``first`` is Python that the fork executes before.
+    """
     child = os.fork()
     if child:
         return child
@@ -167,7 +167,8 @@ def _fork(command: str, cwd: Path) -> int:
     with Path("told.txt").open("w") as told:
         os.dup2(told.fileno(), 1)
         os.dup2(told.fileno(), 2)
-        os._exit(call(command.split()))
+        exec(first)
+        os._exit(call(words))
     return 0
 
 
@@ -178,7 +179,7 @@ def _told(cwd: Path) -> str:
 def _undisturbed(bench: Bench, command: str) -> float:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        os.waitpid(_fork(command, Path(folder)), 0)
+        os.waitpid(_fork(command.split(), Path(folder)), 0)
         if (state := bench.check(command, Path(folder))) != "whole":
             raise AssertionError(f"{command}: {state}\n{_told(Path(folder))}")
     return time.monotonic() - started
@@ -318,24 +319,31 @@ LOCALES = {
 }
 
 
+NAMES = ("with space", "ünïcödé-名", "new\nline", "-dash", "x" * 250, "%s{}$HOME")
+
+
 def oddities(bench: Bench) -> Faults:
     """Clocks, locales, zones and names of files that are not usual."""
+    import_module("ptychotorch.training")
+    import_module("ptychotorch.inference")
     faults, ran = Faults(), 0
     for what, code in ODD.items():
         for command in (TRAIN, INFER, CONVERT):
             ran += 1
             with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-                script = f"{code}\nfrom ptychocli.main import run\nrun()"
-                words = [sys.executable, "-c", script, *command.split()]
-                done = subprocess.run(
-                    words, cwd=folder, capture_output=True, text=True, timeout=300,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "PTYCHO_REPORT": "false"},
-                )  # fmt: skip
-                state = bench.check(command, Path(folder))
-                if done.returncode or "Traceback" in done.stderr or state != "whole":
-                    faults.append(f"{what}: {command.split()[0]} {state}\n{done.stderr}")
-    for what, environment in LOCALES.items():
-        for command in (TRAIN, INFER, CONVERT, "inspect ../scan.npz", "--help", "doctor"):
+                child = _fork(command.split(), Path(folder), code)
+                faults += _judged(bench, command, child, Path(folder), what)
+    for name in NAMES:
+        ran += 1
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            cwd = Path(folder, name)
+            cwd.mkdir()
+            (cwd / "scan.npz").write_bytes((bench.folder / "scan.npz").read_bytes())
+            words = ["infer", str(bench.folder / "bundle.zip"), str(cwd / "scan.npz")]
+            words += ["--probe=file", "--accelerator=cpu", f"--output-dir={cwd / 'run'}"]
+            faults += _judged(bench, INFER, _fork(words, cwd), cwd, repr(name))
+    for what, environment in LOCALES.items():  # which count when Python starts
+        for command in (INFER, CONVERT, "inspect ../scan.npz", "--help"):
             ran += 1
             with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
                 try:
@@ -345,22 +353,16 @@ def oddities(bench: Bench) -> Faults:
                 state = bench.check(command, Path(folder)) if command in bench.seconds else "whole"
                 if state != "whole":
                     faults.append(f"{what}: {command.split()[0]} {state}")
-    for name in ("with space", "ünïcödé-名", "new\nline", "-dash", "x" * 250, "%s{}$HOME"):
-        ran += 1
-        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-            cwd = Path(folder, name)
-            cwd.mkdir()
-            link = cwd / "scan.npz"
-            link.write_bytes((bench.folder / "scan.npz").read_bytes())
-            words = ["infer", str(bench.folder / "bundle.zip"), str(link), "--probe", "file"]
-            words += ["--accelerator", "cpu", f"--output-dir={cwd / 'run'}"]
-            done = subprocess.run(
-                [sys.executable, "-m", "ptychocli", *words], capture_output=True, text=True
-            )
-            if done.returncode or bench.check(INFER, cwd) != "whole":
-                faults.append(f"{name!r}: {done.stderr}")
     print(f"oddities: {ran} runs, {len(faults)} faults", flush=True)
     return faults
+
+
+def _judged(bench: Bench, command: str, child: int, cwd: Path, what: str) -> Faults:
+    """Wait for a fork; what is wrong with it or its result."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    state, told = bench.check(command, cwd), _told(cwd)
+    good = code == 0 and state == "whole" and "Traceback" not in told
+    return [] if good else [f"{what}: {command.split()[0]} {code} {state}\n{told}"]
 
 
 def repeats(bench: Bench, count: int) -> Faults:
