@@ -167,7 +167,7 @@ def _fork(words: list[str], cwd: Path, first: str = "") -> int:
     with Path("told.txt").open("w") as told:
         os.dup2(told.fileno(), 1)
         os.dup2(told.fileno(), 2)
-        exec(first)
+        exec(first, {})
         os._exit(call(words))
     return 0
 
