@@ -1,7 +1,7 @@
 """What the pretrained network makes of scans that it has never seen, beside what needs no network.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/pretrained.py [--bundle FILE]
-        [--star SCAN.npz REFERENCE.npz] [--seeds 3]
+        [--star SCAN.npz IMAGE.npz REFERENCE.npz] [--seeds 3]
 
 Amplitude and phase SSIM against the known object, and seconds of processor time, of four rows:
 
@@ -10,9 +10,11 @@ Amplitude and phase SSIM against the known object, and seconds of processor time
 - `zero`: one pass of them, the mean of each pattern's first ePIE step;
 - `solver`: `ptycho reconstruct` with the probe held fixed, for as long as the network took.
 
-Objects of `natural-held-out` and the star are in no training; `lines` are of a kind that is.  The
-star is scored against a reconstruction of many modes, and takes the probe that `--probe auto` finds
-(a scan file that holds it).  Prints a line for each, and JSON at the end.
+Patterns of 128 x 128 and 256 x 256 pixels have as many photons per pixel of the object as those of
+64 x 64; single shots are made with `--merge none`.  Objects of `natural-held-out` and the star are
+in no training; `lines` are of a kind that is.  The star is scored against a reconstruction of many
+modes, and takes the probe that `--probe auto` finds (a reconstruction.npz that holds it).  Prints a
+line for each, and JSON at the end.
 """
 
 import argparse
@@ -51,8 +53,18 @@ SCANS: dict[str, dict[str, object]] = {
         "probe_diameter_px": 30.0, "defocus_rad": 9.0,
     },
     "natural, N = 128": {
-        **DONUT, "object_kind": "natural-held-out", "overlap": 0.81, "n_patterns": 300, "N": 128,
-        "probe_diameter_px": 60.0, "defocus_rad": 18.0,
+        **DONUT, "object_kind": "natural-held-out", "overlap": 0.81, "n_patterns": 600, "N": 128,
+        "probe_diameter_px": 60.0, "defocus_rad": 18.0, "nphotons": 4e6,
+    },
+    "natural, N = 256": {
+        **DONUT, "object_kind": "natural-held-out", "overlap": 0.81, "n_patterns": 200, "N": 256,
+        "probe_diameter_px": 120.0, "defocus_rad": 36.0, "nphotons": 16e6,
+    },
+    "lines, single shots, disk": {
+        "object_kind": "lines", "overlap": 0.0, "n_patterns": 100, "nphotons": 1e6,
+    },
+    "lines, single shots, donut": {
+        **DONUT, "object_kind": "lines", "overlap": 0.0, "n_patterns": 100,
     },
 }  # fmt: skip
 
@@ -61,7 +73,7 @@ def main() -> None:
     """Score every scan and row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=PRETRAINED)
-    parser.add_argument("--star", type=Path, nargs=2, metavar=("SCAN", "REFERENCE"))
+    parser.add_argument("--star", type=Path, nargs=3, metavar=("SCAN", "IMAGE", "REFERENCE"))
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -72,27 +84,30 @@ def main() -> None:
             config = SimulationConfig.model_validate(
                 {"positions_kind": "random", "seed": seed, **settings}
             )
-            runs.append(rows(simulate(config), bundle))
+            merge = "none" if "single shots" in name else "scan"
+            runs.append(rows(simulate(config), bundle, merge=merge))
         found[name] = mean_of(runs)
         tell(name, found[name])
     if arguments.star:
-        scan, reference = arguments.star
-        found["star"] = rows(read(scan), bundle, reference)
+        scan, image, reference = arguments.star
+        with np.load(image) as solved:
+            measured = read(scan).with_probe(solved["probe"])
+        found["star"] = rows(measured, bundle, reference)
         tell("star", found["star"])
     print(json.dumps(found, indent=1))
 
 
 def rows(
-    scan: Scan, bundle: Bundle, reference: Path | None = None
+    scan: Scan, bundle: Bundle, reference: Path | None = None, merge: str = "scan"
 ) -> dict[str, tuple[float, float, float]]:
     """Amplitude SSIM, phase SSIM and seconds of each row."""
     heads = [name for name in bundle.weights if "/head/" in name]
     still = replace(bundle, weights={**bundle.weights, **{n: 0 * bundle.weights[n] for n in heads}})
     one = {**still.config, "model": {**still.config["model"], "unrolled_steps": 1}}
     made = {
-        "pretrained": timed(bundle, scan),
-        "untrained": timed(still, scan),
-        "zero": timed(replace(still, config=one), scan),
+        "pretrained": timed(bundle, scan, merge),
+        "untrained": timed(still, scan, merge),
+        "zero": timed(replace(still, config=one), scan, merge),
     }
     flags = {"refine_probe": "off", "max_time": made["pretrained"][1], "held_out_fraction": 0.0}
     started = time.process_time()
@@ -102,9 +117,9 @@ def rows(
     return {name: (*scores(image, scan, reference), took) for name, (image, took) in made.items()}
 
 
-def timed(bundle: Bundle, scan: Scan) -> tuple[Reconstruction, float]:
+def timed(bundle: Bundle, scan: Scan, merge: str = "scan") -> tuple[Reconstruction, float]:
     """The network's image, and the processor's time."""
-    flags = {"precision": "32-true", "held_out_fraction": 0.0}
+    flags = {"precision": "32-true", "held_out_fraction": 0.0, "merge": merge}
     payload = create_inference_payload(bundle_config=bundle.config, flags=flags, environment={})
     started = time.process_time()
     image = infer(bundle, scan, payload, lambda progress: None)

@@ -41,6 +41,15 @@ def test_steps_keep_their_length_for_half_of_the_epochs_and_end_near_zero():
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_a_run_from_a_known_object_shortens_its_steps_from_the_first_epoch_on():
+    schedule, lengths = Schedule(SolverConfig(epochs=10), started=True, clock=Clock()), []
+    while not schedule.stopped:
+        lengths.append(schedule.length())
+        schedule.record(1.0)
+    assert lengths[0] == 1.0 and lengths[5] < 0.75 and lengths[-1] < 0.2
+    assert Schedule(SolverConfig(), started=True, clock=Clock()).length() == 1.0
+
+
 def test_time_bounds_a_run_and_shortens_its_steps_in_time():
     clock = Clock()
     schedule, lengths = Schedule(SolverConfig(max_time=10.0), clock=clock), []

@@ -168,7 +168,8 @@ class Descent:
         self.scan, self.plan, self.config, self.fit = scan, plan, config, fit
         self.power = float(np.sum(np.abs(plan.probe.astype(np.complex128)) ** 2))
         self.refines_probe = plan.refine_probe == "now"
-        self.schedule = Schedule(config, 0 if start is None else start.epochs)
+        begun = 0 if start is None else start.epochs
+        self.schedule = Schedule(config, begun, started=start is not None and begun == 0)
         self.history: dict[str, list[float]] = {
             name: list(values) for name, values in (start.history if start else {}).items()
         }

@@ -225,6 +225,8 @@ class Schedule:
     Args:
         config: with ``epochs`` and ``max_time``.
         begun: passes that an earlier run has made; they count.
+        started: whether the object is known in part, as a network's is: long steps would throw that
+            away, so that all of a run of a given length is the last part.
         clock: seconds.
     """
 
@@ -235,9 +237,11 @@ class Schedule:
         self,
         config: SolverConfig,
         begun: int = 0,
+        started: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.epoch, self._first = config, begun, begun
+        self._warm = 0.5 if started else 0.0  # share of a run that is taken as over
         self._clock, self._started = clock, clock()
         self._best, self._since = math.inf, 0
         self._cooling: tuple[int, int] | None = None  # first epoch of the last part, and its length
@@ -297,4 +301,4 @@ class Schedule:
             by_epochs = (self.epoch - self._first) / max(1, self.config.epochs - self._first)
         if self.config.max_time is not None:
             by_time = self.seconds / self.config.max_time
-        return min(1.0, max(by_epochs, by_time))
+        return self._warm + (1 - self._warm) * min(1.0, max(by_epochs, by_time))
