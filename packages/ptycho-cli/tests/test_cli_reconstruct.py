@@ -72,16 +72,16 @@ def test_the_course_is_kept_and_falls(solved):
 
 
 def test_streams(scan, tmp_path, shell):
-    argv = ("reconstruct", scan, "--backend", "stub", "--epochs", 3, "--output-dir")
+    argv = ("reconstruct", scan, "--backend", "stub", "--epochs", 12, "--output-dir")
     told = shell(*argv, tmp_path / "told")
     assert told.code == 0, told.err
     assert "r_factor" in told.out
-    assert "3 (epochs)" in told.out
-    assert "solving 25 patterns from free space, to epoch 3" in told.err
+    assert "12 (epochs)" in told.out
+    assert "solving 25 patterns from free space, to epoch 12" in told.err
     assert "r_factor" in told.err
     machine = shell(*argv, tmp_path / "json", "--json", "--quiet")
     assert machine.err == ""
-    assert machine.json["epochs"] == 3
+    assert machine.json["epochs"] == 12
     assert machine.json["output_dir"] == str(tmp_path / "json")
 
 
