@@ -1,7 +1,7 @@
 """What a backend is given: settings that were resolved once, and are not questioned again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -255,6 +255,20 @@ def create_solver_payload(
         execution=_section(resolved, ExecutionConfig),
         sources=resolved.sources,
     )
+
+
+def solver_beside(
+    payload: TrainingPayload | InferencePayload, config_file: Path | None = None
+) -> SolverPayload:
+    """Settings of the solver that finds a probe for a network, or polishes its image.
+
+    Args:
+        payload: how the scan was read (of a training), and how the run is made.
+        config_file: YAML file of settings, the solver's among them.
+    """
+    solver = create_solver_payload(flags={}, config_file=config_file)
+    data = payload.data if isinstance(payload, TrainingPayload) else solver.data
+    return replace(solver, data=data, execution=payload.execution)
 
 
 def _refuse_flags_of_others(architecture: str, flags: Mapping[str, object]) -> None:

@@ -17,6 +17,7 @@ from ptychoconfig.payloads import (
     TrainingPayload,
     create_inference_payload,
     create_solver_payload,
+    solver_beside,
 )
 from ptychoconfig.resolve import resolve
 from ptychoconfig.schema import DataConfig, SimulationConfig
@@ -27,7 +28,7 @@ from .contracts import Reconstruction, Scan, Solution
 from .formats import read as read_file
 from .grouping import draw_subsample, keep_frames
 from .pretrained import PRETRAINED
-from .probes import choose_probe, learned_probe
+from .probes import choose_probe, probe_to_choose
 from .simulate import simulate
 from .training.plan import plan_training
 
@@ -134,11 +135,7 @@ class Calls:
         begin = None if start is None else _bundle(start)
         path = None if config_file is None else Path(config_file)
         payload = plan_training(scans, flags=settings, config_file=path, start=begin)
-        solver = replace(
-            create_solver_payload(flags={}, config_file=path),
-            data=payload.data,
-            execution=payload.execution,
-        )
+        solver = solver_beside(payload, path)
         choice = payload.training.probe
         chosen = [choose_probe(engine, s, choice, solver, report, should_stop) for s in scans]
         with _folder(run_dir, payload) as (folder, payload):
@@ -188,12 +185,10 @@ class Calls:
         payload = create_inference_payload(
             bundle_config=bundle.config, flags=settings, config_file=path
         )
-        solver = replace(
-            create_solver_payload(flags={}, config_file=path), execution=payload.execution
-        )
+        solver = solver_beside(payload, path)
         inference, solved = payload.inference, False
-        choice, learned = inference.probe, learned_probe(scan, bundle)
-        if choice != "bundle" and (choice != "auto" or learned is None):
+        choice = probe_to_choose(scan, bundle, inference.probe)
+        if choice is not None:
             found = choose_probe(engine, scan, choice, solver, report, should_stop)
             scan, solved = found.scan, found.source == "solved"
             payload = replace(payload, inference=inference.model_copy(update={"probe": "file"}))

@@ -16,7 +16,7 @@ from .contracts import Scan, Solution
 from .grouping import middle_patterns
 from .residuals import solution_misfit
 
-__all__ = ["ChosenProbe", "choose_probe", "learned_probe", "probe_for"]
+__all__ = ["ChosenProbe", "choose_probe", "learned_probe", "probe_for", "probe_to_choose"]
 
 EXCESS = 2.0
 """The file's probe explains patterns whose residual is below so many times the noise floor."""
@@ -54,6 +54,15 @@ class ChosenProbe:
         """All but the scan, for a record."""
         names = ("source", "seconds", "r_file", "r_solved", "poisson_floor")
         return {name: getattr(self, name) for name in names}
+
+
+def probe_to_choose(
+    scan: Scan, bundle: Bundle, choice: Literal["auto", "file", "bundle", "solve"]
+) -> Literal["auto", "file", "solve"] | None:
+    """What ``choose_probe`` is to choose; None where a network is applied with its bundle's."""
+    if choice == "bundle" or (choice == "auto" and learned_probe(scan, bundle) is not None):
+        return None
+    return choice
 
 
 def probe_for(

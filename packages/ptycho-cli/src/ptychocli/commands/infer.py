@@ -268,13 +268,13 @@ def _settle_probe(
 ) -> "tuple[Scan, InferencePayload, dict[str, Any]]":
     """Find the probe first where that is asked for or needed; then it is as good as the file's."""
     from ptychocli.solving import settle_probe
-    from ptychodata.probes import learned_probe
+    from ptychodata.probes import probe_to_choose
 
     network = settled.network
-    choice = network.inference.probe
     if network.execution.devices * network.execution.num_nodes > 1:
         return scan, _without_search(network, scan), {}
-    if choice == "bundle" or (choice == "auto" and learned_probe(scan, settled.bundle) is not None):
+    choice = probe_to_choose(scan, settled.bundle, network.inference.probe)
+    if choice is None:
         return scan, network, {}
     scan, chosen = settle_probe(engine, scan, choice, settled.solver, console)
     inference = network.inference.model_copy(update={"probe": "file"})

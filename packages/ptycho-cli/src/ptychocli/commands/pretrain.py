@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ptychocli.commands.train import ResumeOption, StartOption, find_checkpoint, find_start
+from ptychocli.beginning import find_checkpoint, find_start
+from ptychocli.commands.train import ResumeOption, StartOption
 from ptychocli.console import Console, duration
 from ptychocli.options import (
     BackendOption,

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptychocli.beginning import (
+    find_checkpoint,
+    find_start,
+    is_finished,
+    keep_probes,
+    kept_probes,
+)
 from ptychocli.console import Console, duration
 from ptychocli.options import (
     BackendOption,
@@ -37,8 +44,6 @@ __all__ = [
     "StartOption",
     "Trained",
     "app",
-    "find_checkpoint",
-    "find_start",
     "run_training",
 ]
 
@@ -170,7 +175,7 @@ def run_training(
     if settings.get("architecture") == "help":
         return _list_networks(load_backend(backend), console)
     console.silent = follows(settings, config_file)
-    if resume == "auto" and _is_finished(output_dir):
+    if resume == "auto" and is_finished(output_dir):
         console.result(f"already finished: {output_dir / BUNDLE}")
         return Trained(output_dir / BUNDLE, {"bundle": str(output_dir / BUNDLE), "finished": True})
     with (
@@ -187,11 +192,11 @@ def run_training(
         run.begin()
         earlier = None if checkpoint is None else checkpoint.with_name(PROBES)
         if earlier is not None and earlier.is_file():
-            scans, chosen = _kept_probes(scans, earlier)
+            scans, chosen = kept_probes(scans, earlier)
         else:
             scans, chosen = _settle_probes(engine, scans, payload, config_file, console)
         if not console.silent:
-            _keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
+            keep_probes(scans, chosen, run.path / "checkpoints" / PROBES)
         return _train(engine, paths, scans, chosen, payload, run, console, checkpoint, begin)
 
 
@@ -247,56 +252,6 @@ def _refuse_unknown_network(engine: "Backend", architecture: str) -> None:
         )
 
 
-def _is_finished(output_dir: Path) -> bool:
-    """Whether the folder holds the bundle of a run that was not interrupted."""
-    from ptychocli.rundir import BUNDLE, PROVENANCE
-    from ptychodata.files import parse_json
-
-    if not (output_dir / BUNDLE).is_file():
-        return False
-    try:
-        origin = parse_json((output_dir / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    return not origin.get("interrupted", False)
-
-
-def find_checkpoint(resume: str | None, output_dir: Path, console: Console) -> Path | None:
-    """The checkpoint to go on from; says so, or that the run starts afresh."""
-    from ptychodata.backends import LAST_CHECKPOINT
-
-    last = output_dir / LAST_CHECKPOINT
-    if resume is None:
-        if last.exists() and not _is_finished(output_dir):
-            console.warn(
-                f"starting afresh over the checkpoint of an unfinished run in {output_dir}; "
-                "--resume auto would have continued it"
-            )
-        return None
-    if resume != "auto":
-        last = Path(resume) / LAST_CHECKPOINT if Path(resume).is_dir() else Path(resume)
-        if not last.is_file():
-            raise ConfigError(
-                f"--resume {resume}: expected auto, a checkpoint or the folder of a run, found no "
-                f"{last}; check the path, or leave --resume out to start afresh"
-            )
-    elif not last.is_file():
-        console.note(f"no checkpoint in {output_dir} yet: starting afresh")
-        return None
-    console.note(f"continuing from {last}")
-    return last
-
-
-def find_start(start: str | None) -> "Bundle | None":
-    """The bundle to begin with."""
-    from ptychodata.bundle import read_bundle
-    from ptychodata.pretrained import PRETRAINED
-
-    if start is None:
-        return None
-    return read_bundle(PRETRAINED if start == "pretrained" else Path(start))
-
-
 def _settle_probes(
     engine: "Backend",
     scans: "Sequence[Scan]",
@@ -310,13 +265,9 @@ def _settle_probes(
         DataError: a scan has no probe, and none is to be solved for.
     """
     from ptychocli.solving import settle_probe
-    from ptychoconfig.payloads import create_solver_payload
+    from ptychoconfig.payloads import solver_beside
 
-    solver = replace(
-        create_solver_payload(flags={}, config_file=config_file),
-        data=payload.data,
-        execution=payload.execution,
-    )
+    solver = solver_beside(payload, config_file)
     choice = payload.training.probe
     if payload.execution.devices * payload.execution.num_nodes > 1:  # they would find one each
         if choice == "solve" or any(scan.probe is None for scan in scans):
@@ -327,41 +278,6 @@ def _settle_probes(
         choice = "file"
     settled = [settle_probe(engine, scan, choice, solver, console) for scan in scans]
     return [scan for scan, _ in settled], [chosen for _, chosen in settled]
-
-
-def _keep_probes(scans: "Sequence[Scan]", chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Keep what was solved for, so that a resumed run goes on with the same."""
-    import json
-
-    import numpy as np
-
-    from ptychodata.files import atomic_path
-
-    solved = {
-        str(n): scan.photon_probe
-        for n, (scan, how) in enumerate(zip(scans, chosen, strict=True))
-        if how["source"] == "solved"
-    }
-    path.unlink(missing_ok=True)
-    if solved:
-        path.parent.mkdir(exist_ok=True)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, chosen=json.dumps(list(chosen)), **solved)
-
-
-def _kept_probes(scans: "Sequence[Scan]", path: Path) -> "tuple[list[Scan], list[dict[str, Any]]]":
-    """The scans with the probes that an interrupted run solved for."""
-    import numpy as np
-
-    from ptychodata.files import parse_json
-    from ptychodata.formats.source import open_source
-
-    with open_source(path) as source:
-        chosen = parse_json(str(source.array("chosen")[()]))
-        found = {int(key): np.array(source.array(key)) for key in source.members if key.isdecimal()}
-    return [
-        scan.with_probe(found[n]) if n in found else scan for n, scan in enumerate(scans)
-    ], chosen
 
 
 def _train(
