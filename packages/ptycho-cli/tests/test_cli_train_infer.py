@@ -306,7 +306,15 @@ def test_the_original_s_command_lines_work_and_warn(scan, tmp_path, ptycho):
     assert settings["inference"]["batch_size"] == 4
 
 
-def test_second_interrupt_kills(monkeypatch, scan, tmp_path, ptycho):
+@pytest.fixture
+def foreground():
+    """As in a terminal: a shell has its background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_second_interrupt_kills(foreground, monkeypatch, scan, tmp_path, ptycho):
     import ptychostub
 
     def interrupted(*_: object) -> None:

@@ -97,13 +97,13 @@ def test_settings_of_networks_are_settings_and_networks() -> None:
 
 
 def test_unrolled_makes_more_passes_than_in_training_and_others_none(tmp_path: Path) -> None:
-    def passes(**flags: object) -> int:
-        bundled = {"model": train(unrolled_steps=8).model.model_dump()}
+    def passes(trained: int = 8, **flags: object) -> int:
+        bundled = {"model": train(unrolled_steps=trained).model.model_dump()}
         payload = create_inference_payload(bundle_config=bundled, flags=flags, environment={})
-        assert payload.model.unrolled_steps == 8
+        assert payload.model.unrolled_steps == trained
         return payload.applied_model.unrolled_steps
 
-    assert (passes(), passes(passes=20)) == (12, 20)
+    assert (passes(), passes(passes=20), passes(2)) == (12, 20, 2)
     other = {"model": train(architecture="cnn").model.model_dump()}
     with pytest.raises(ConfigError, match=r"--passes: expected --architecture unrolled.*found cnn"):
         create_inference_payload(bundle_config=other, flags={"passes": 4}, environment={})

@@ -16,7 +16,11 @@ def test_the_first_bundle_makes_its_recorded_image():
     bundle, scan = read_bundle(FIXTURES / "bundles" / "format-1.zip"), read(FIXTURES / "hard.npz")
     payload = create_inference_payload(
         bundle_config=bundle.config,
-        flags={"accelerator": "cpu", "precision": "32-true"},
+        flags={
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "passes": bundle.config["model"]["unrolled_steps"],
+        },
         environment={},
     )
     image = infer(bundle, scan, payload, lambda progress: None)

@@ -83,9 +83,13 @@ class InferencePayload(_Payload):
 
     @property
     def applied_model(self) -> ModelConfig:
-        """The model with as many passes as this run makes."""
+        """The model with as many passes as this run makes.
+
+        Half as many again as in training bring low frequencies (docs/quality.md); fewer than six
+        leave their momentum no time to settle, and stay as they are.
+        """
         trained = self.model.unrolled_steps
-        passes = self.inference.passes or trained + trained // 2
+        passes = self.inference.passes or (trained + trained // 2 if trained >= 6 else trained)
         return self.model.model_copy(update={"unrolled_steps": passes})
 
 

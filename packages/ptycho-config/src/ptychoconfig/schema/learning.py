@@ -249,7 +249,7 @@ class InferenceConfig(Section):
         ge=1,
         le=64,
         description="Passes over the scan of `unrolled`; by default half as many again as in "
-        "training. More bring the low frequencies of smooth objects.",
+        "training, if those were six or more. More bring the low frequencies of smooth objects.",
     )
     batch_size: int = Field(32, ge=1, description="Patterns computed together.")
     probe: Literal["auto", "file", "bundle", "solve"] = Field(
