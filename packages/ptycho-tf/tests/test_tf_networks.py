@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from ptychoconfig.errors import BundleError, ConfigError, UsageError
 from ptychoconfig.schema import ModelConfig
-from ptychotf.networks import NETWORKS, build_network
+from ptychotf.networks import NETWORKS, _winograd, build_network
 from ptychotf.networks._layers import Conv, Variables, doubled
 from ptychotf.networks.cnn import conv_of_doubled
 from ptychotf.weights import from_arrays, to_arrays
@@ -53,6 +53,31 @@ def test_convolution_before_doubling_is_that_of_the_doubled_image():
     layer.bias.assign([1, 2, 3])
     x = tf.constant(rng.standard_normal((2, 4, 6, 5)), tf.float32)
     np.testing.assert_allclose(conv_of_doubled(x, layer), layer(doubled(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 4), (1, 4, 12)])
+def test_minimal_filtering_is_the_convolution_with_its_gradients(shape):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((*shape, 3)))
+    kernel = tf.constant(rng.standard_normal((3, 3, 3, 5)))
+    grad = tf.constant(rng.standard_normal((*shape, 5)))
+    found = []
+    for convolve in (_winograd.conv3x3, lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME")):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = convolve(x, kernel)
+        found.append([y, *tape.gradient(y, [x, kernel], output_gradients=grad)])
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-12)
+
+
+def test_minimal_filtering_is_of_wide_float32_layers_in_whole_tiles():
+    def pays(side=8, channels=64, size=3, dtype=tf.float32):
+        x = tf.zeros((1, 8, side, channels), dtype)
+        return _winograd.pays(x, tf.zeros((size, size, channels, channels), dtype))
+
+    assert pays()
+    assert not any((pays(side=10), pays(channels=32), pays(size=1), pays(dtype=tf.bfloat16)))
 
 
 def test_a_training_step_leaves_no_graph_behind():

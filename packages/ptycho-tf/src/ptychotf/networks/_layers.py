@@ -7,6 +7,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow import Tensor
 
+from ._winograd import conv3x3, pays
+
 __all__ = ["Conv", "Variables", "doubled", "fan_in", "glorot", "ones", "silu", "zeros"]
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[np.float32]]
@@ -113,7 +115,7 @@ class Conv:
             side, _, inputs, outputs = kernel.shape
             apart = tf.reshape(kernel, [side, side, inputs // self.folded, self.folded, outputs])
             kernel = tf.reshape(tf.transpose(apart, [0, 1, 3, 2, 4]), kernel.shape)
-        y = tf.nn.conv2d(x, kernel, 1, "SAME")
+        y = conv3x3(x, kernel) if pays(x, kernel) else tf.nn.conv2d(x, kernel, 1, "SAME")
         return y if self.bias is None else y + tf.cast(self.bias, x.dtype)
 
 

@@ -152,7 +152,7 @@ class _Decoder:
         x = self.up[0](features)
         for block in self.up[1:]:
             x = block(doubled(x))
-        inner, outer = x[..., :-_OUTER], x[..., -_OUTER:]
+        inner, outer = tf.split(x, [x.shape[-1] - _OUTER, _OUTER], -1)
         inner = inner if self.padded else doubled(inner)
         image = self.activation(conv_of_doubled(inner, self.head))
         if not self.padded:
