@@ -26,6 +26,7 @@ def main() -> None:
     """Simulate, train and infer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="unrolled")
+    parser.add_argument("--backend", default="torch")
     parser.add_argument("--n-patterns", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=3, help="Optimiser steps of the training.")
     parser.add_argument("--scan", type=Path, help="Use this scan in place of a simulated one.")
@@ -38,6 +39,7 @@ def main() -> None:
         batch = {"cnn": 16}.get(arguments.network, 6)
         train = ["train", scan, "--output-dir", "run", "--architecture", arguments.network]
         train += ["--epochs", 1, "--n-groups", arguments.steps * batch]
+        train += ["--backend", arguments.backend]
         found = {"train": measure(train, Path(folder), Path(folder) / "run" / "events.jsonl")}
         found["infer"] = measure(["infer", "run", scan, "--output-dir", "out"], Path(folder))
     print(json.dumps({"network": arguments.network, **found}, indent=1))

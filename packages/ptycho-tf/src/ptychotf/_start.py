@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ptychoconfig.errors import BackendError
+from ptychodata.backends import importing
 
 __all__ = ["start_tensorflow"]
 
@@ -19,16 +19,10 @@ def start_tensorflow() -> None:
     if sys.modules.get("tensorflow"):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with _silent_descriptor():
-            import tensorflow
+    with importing("tf", "TensorFlow"), _silent_descriptor():
+        import tensorflow
 
-            tensorflow.config.list_physical_devices()
-    except ImportError as error:
-        raise BackendError(
-            f"--backend tf: expected a TensorFlow that can be imported, found {error}; run: "
-            "pip install 'ptycho-cli[tf]'"
-        ) from error
+        tensorflow.config.list_physical_devices()
 
 
 @contextmanager

@@ -56,21 +56,31 @@ class Optimizer:
 
     def apply(self, gradients: Sequence[Tensor], rate: Tensor, corrections: Tensor) -> None:
         """Take a step; in every replica alike."""
+        step = self._descend if self.config.optimizer == "sgd" else self._adapt
         for number, (weight, gradient) in enumerate(zip(self.weights, gradients, strict=True)):
             if self.config.optimizer == "adamw":
                 weight.assign(weight * (1 - rate * self.config.weight_decay))
             elif self.config.weight_decay:
                 gradient = gradient + self.config.weight_decay * weight
-            weight.assign_sub(rate * self._direction(number, gradient, corrections))
+            step(number, gradient, rate, corrections)
 
-    def _direction(self, number: int, gradient: Tensor, corrections: Tensor) -> Tensor:
-        config = self.config
-        if config.optimizer == "sgd":
-            momentum = self.memory["momentum"][number]
-            momentum.assign(config.momentum * momentum + gradient)
-            return tf.identity(momentum)
-        mean, square = self.memory["mean"][number], self.memory["square"][number]
-        mean.assign(mean + (1 - config.beta1) * (gradient - mean))
-        square.assign(config.beta2 * square + (1 - config.beta2) * tf.square(gradient))
-        scale = tf.sqrt(square) / tf.sqrt(corrections[1]) + _EPSILON
-        return mean / corrections[0] / scale
+    def _descend(self, number: int, gradient: Tensor, rate: Tensor, corrections: Tensor) -> None:
+        momentum = self.memory["momentum"][number]
+        momentum.assign(self.config.momentum * momentum + gradient)
+        self.weights[number].assign_sub(rate * momentum)
+
+    def _adapt(self, number: int, gradient: Tensor, rate: Tensor, corrections: Tensor) -> None:
+        """In one operation, which adds ε to √v as it stands, before the correction of v."""
+        root = tf.sqrt(corrections[1])
+        tf.raw_ops.ResourceApplyAdam(
+            var=self.weights[number].handle,
+            m=self.memory["mean"][number].handle,
+            v=self.memory["square"][number].handle,
+            beta1_power=0.0,
+            beta2_power=0.0,
+            lr=rate * root / corrections[0],
+            beta1=self.config.beta1,
+            beta2=self.config.beta2,
+            epsilon=_EPSILON * root,
+            grad=gradient,
+        )

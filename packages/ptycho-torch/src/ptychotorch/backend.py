@@ -1,44 +1,15 @@
 """What the command sees of this package: the entry point ``torch`` of ``ptycho.backends``."""
 
-import gc
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptychoconfig.errors import BackendError
 from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPayload
-from ptychodata.backends import Preview, Report, ShouldStop
+from ptychodata.backends import Preview, Report, ShouldStop, importing
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan, Solution
 
 __all__ = ["TorchBackend"]
-
-
-@contextmanager
-def _importing() -> Iterator[None]:
-    """Import without looking for garbage, which takes a fifth of the time and finds hardly any.
-
-    What modules are made of stays for good, so that later searches leave it out.
-
-    Raises:
-        BackendError: Torch or Lightning is not installed, or broken.
-    """
-    enabled, known = gc.isenabled(), len(sys.modules)
-    gc.disable()
-    try:
-        yield
-    except ImportError as error:
-        raise BackendError(
-            f"--backend torch: expected a Torch that can be imported, found {error}; run: "
-            "pip install 'ptycho-cli[torch]'"
-        ) from error
-    finally:
-        if len(sys.modules) > known:
-            gc.freeze()
-        if enabled:
-            gc.enable()
 
 
 class TorchBackend:
@@ -51,14 +22,14 @@ class TorchBackend:
 
     def networks(self) -> dict[str, str]:
         """Networks that this backend can build: name → one line."""
-        with _importing():
+        with importing("torch", "Torch"):
             from .networks import NETWORKS
 
         return {name: line for name, (_, line) in NETWORKS.items()}
 
     def devices(self) -> dict[str, dict[str, Any]]:
         """What Torch can compute on here, and what to do about what it cannot."""
-        with _importing():
+        with importing("torch", "Torch"):
             from .device import describe_devices
 
         return describe_devices()
@@ -82,7 +53,7 @@ class TorchBackend:
         start: Bundle | None = None,
     ) -> Bundle:
         """Train a network; see ``ptychodata.backends.Backend``."""
-        with _importing():
+        with importing("torch", "Torch"):
             from .training import train
 
         return train(scans, payload, run_dir, report, should_stop, resume, preview, start)
@@ -97,7 +68,7 @@ class TorchBackend:
         start: Bundle | None = None,
     ) -> Bundle:
         """Train on simulated scans; see ``ptychodata.backends.Pretrainer``."""
-        with _importing():
+        with importing("torch", "Torch"):
             from .pretraining import pretrain
 
         return pretrain(payload, run_dir, report, should_stop, resume, start)
@@ -106,7 +77,7 @@ class TorchBackend:
         self, bundle: Bundle, scan: Scan, payload: InferencePayload, report: Report
     ) -> Reconstruction:
         """Reconstruct a scan; see ``ptychodata.backends.Backend``."""
-        with _importing():
+        with importing("torch", "Torch"):
             from .inference import infer
 
         return infer(bundle, scan, payload, report)
@@ -120,7 +91,7 @@ class TorchBackend:
         start: Solution | None = None,
     ) -> Solution:
         """Solve a scan without training; see ``ptychodata.backends.Backend``."""
-        with _importing():
+        with importing("torch", "Torch"):
             from .solver import solve
 
         return solve(scan, payload, report, should_stop, start)
