@@ -59,7 +59,7 @@ __all__ = [
     "manifest",
 ]
 
-CORPUS_VERSION = 1
+CORPUS_VERSION = 2
 """Raised with every change of what a (seed, index) gives."""
 
 CORPUS_IMAGES = (*NATURAL_IMAGES, "hubble_deep_field.jpg")
@@ -109,8 +109,8 @@ class CorpusRanges:
     """
 
     N: dict[int, float] = field(default_factory=lambda: {64: 0.88, 128: 0.1, 256: 0.02})
-    n_patterns: tuple[int, int] = (25, 64)
-    most_pixels: int = 2**21
+    n_patterns: tuple[int, int] = (49, 256)
+    most_pixels: int = 2**20
     object_kinds: dict[str, float] = field(
         default_factory=lambda: {
             "lines": 0.3, "natural": 0.3, "dead-leaves": 0.2, "random-field": 0.2,
@@ -130,7 +130,7 @@ class CorpusRanges:
     )
     nphotons: Range = (1e3, 1e9)
     overlap: Range = (0.3, 0.85)
-    single_shot: float = 0.1
+    single_shot: float = 0.05
     apart: Range = (-0.2, 0.0)
     diameter: Range = (0.25, 0.5)
     defocus_rad: Range = (0.0, 12.0)

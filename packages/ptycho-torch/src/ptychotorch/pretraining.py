@@ -5,14 +5,16 @@ each, as inference does, or in some draws of single patterns, and after each pas
 
 .. math::
     \log\bigl(\varepsilon + 0.002\bigr), \qquad
-    \varepsilon = \frac{\sum w\,|e^{-i\varphi} O - Y|^2}
+    \varepsilon = \frac{\sum w\,|c\,O - Y|^2}
                        {\sum w\,(|Y - \bar Y|^2 + 0.001)}, \qquad
-    w = \min(W / \bar W, 1/4)
+    w = \min(W / \bar W, 1/4), \qquad
+    c = \frac{\sum w\,O^* Y}{\sum w\,|O|^2}
 
 with the known object Y, its mean Ȳ weighted by w, the illumination W, its typical value W̄ and the
-global phase φ = arg Σ w O Y*, which no pattern tells.  The logarithm makes an error of a hundredth
-that is halved count as much as one of a half.  A known object tells what a likelihood hardly does:
-the low frequencies, and what is noise.
+factor c that no pattern tells: the phase of a wave, and its strength where the power of the probe is
+not known and the object absorbs.  The logarithm makes an error of a hundredth that is halved count as
+much as one of a half.  A known object tells what a likelihood hardly does: the low frequencies, and
+what is noise.
 
 Every draw is a function of (seed, step), so that a run goes on where it was left, days later.  What
 is shipped is the mean of the weights over the last steps (B. Polyak & A. Juditsky, SIAM J. Control
@@ -93,7 +95,7 @@ def pretrain(
 
 
 def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
-    """ε of each canvas, 0 for the known object: (G,).
+    """ε of each canvas, 0 for the known object and any multiple of it: (G,).
 
     Args:
         obj: (G, H, W) complex objects O.
@@ -101,9 +103,10 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
         light: (G, H, W) illumination W.
     """
     weight = (light / typical(light)).clamp(max=0.25)
-    inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
-    phase = inner / inner.abs().clamp_min(1e-30)
-    error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
+    found = obj.detach()
+    power = (weight * found.abs().square()).sum((-2, -1), keepdim=True)
+    factor = (weight * found.conj() * known).sum((-2, -1), keepdim=True) / power.clamp_min(1e-30)
+    error = torch.view_as_real(factor * obj - known).square().sum(-1)
     mean = (weight * known).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
     variance = (known - mean).abs().square() + _LEAST_VARIANCE
     return (weight * error).sum((-2, -1)) / (weight * variance).sum((-2, -1))
