@@ -11,7 +11,7 @@ Amplitude and phase SSIM against the known object, and seconds of processor time
 - `solver`: `ptycho reconstruct` with the probe held fixed, for as long as the network took.
 
 Patterns of 128 x 128 and 256 x 256 pixels have as many photons per pixel of the object as those of
-64 x 64; single shots are made with `--merge none`.  Objects of `natural-held-out` and the star are
+64 x 64; `one object` is the same for each N, with probes in proportion; single shots are made with `--merge none`.  Objects of `natural-held-out` and the star are
 in no training; `lines` are of a kind that is.  The star is scored against a reconstruction of many
 modes, and takes the probe that `--probe auto` finds (a reconstruction.npz that holds it).  Prints a
 line for each, and JSON at the end.
@@ -29,12 +29,14 @@ import torch
 
 from ptychoconfig.payloads import create_inference_payload, create_solver_payload
 from ptychoconfig.schema import SimulationConfig
+from ptychodata.beams import make_probe
 from ptychodata.bundle import Bundle, read_bundle
 from ptychodata.contracts import Reconstruction, Scan
 from ptychodata.formats import read
 from ptychodata.metrics import score
+from ptychodata.objects import held_out_object
 from ptychodata.pretrained import PRETRAINED
-from ptychodata.simulate import simulate
+from ptychodata.simulate import scan_of, simulate
 from ptychotorch.inference import infer
 from ptychotorch.solver import solve
 
@@ -69,6 +71,29 @@ SCANS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+SIDES = (64, 128, 256)
+
+
+def one_object(side: int, seed: int) -> Scan:
+    """The window of photographs that every ``side`` of patterns scans, a probe in proportion.
+
+    The box of the probe centres, what is scored, is the same for all.
+    """
+    object_rng, position_rng, noise_rng = np.random.default_rng(seed).spawn(3)
+    truth = held_out_object((480, 480), object_rng)
+    scale, extent = side / 64, 480 - max(SIDES)
+    config = SimulationConfig(
+        N=side, probe_kind="zone-plate", central_stop=0.4,
+        probe_diameter_px=30 * scale, defocus_rad=9 * scale,
+    )  # fmt: skip
+    probe, diameter = make_probe(config, object_rng)
+    step = 0.19 * diameter
+    positions = position_rng.uniform(0, extent, (round((extent / step) ** 2), 2))
+    truth_at = truth.astype(np.complex64)[(slice((max(SIDES) - side) // 2, None),) * 2]
+    photons = 1e6 * scale**2
+    return scan_of(truth_at, probe.astype(np.complex64), positions + side // 2, photons, noise_rng)
+
+
 def main() -> None:
     """Score every scan and row."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -87,6 +112,11 @@ def main() -> None:
             merge = "none" if "single shots" in name else "scan"
             runs.append(rows(simulate(config), bundle, merge=merge))
         found[name] = mean_of(runs)
+        tell(name, found[name])
+    for side in SIDES:
+        scans = [one_object(side, seed) for seed in range(9001, 9001 + arguments.seeds)]
+        name = f"one object, N = {side}"
+        found[name] = mean_of([rows(scan, bundle) for scan in scans])
         tell(name, found[name])
     if arguments.star:
         scan, image, reference = arguments.star
