@@ -11,10 +11,11 @@ Amplitude and phase SSIM against the known object, and seconds of processor time
 - `solver`: `ptycho reconstruct` with the probe held fixed, for as long as the network took.
 
 Patterns of 128 x 128 and 256 x 256 pixels have as many photons per pixel of the object as those of
-64 x 64; `one object` is the same for each N, with probes in proportion; single shots are made with `--merge none`.  Objects of `natural-held-out` and the star are
-in no training; `lines` are of a kind that is.  The star is scored against a reconstruction of many
-modes, and takes the probe that `--probe auto` finds (a reconstruction.npz that holds it).  Prints a
-line for each, and JSON at the end.
+64 x 64; `one object` is the same for each N, with probes in proportion; single shots are made with
+`--merge none`.  Objects of `natural-held-out` and the star are in no training; `lines` are of a
+kind that is.  The star is scored against a reconstruction of many modes, and takes the probe that
+`--probe auto` finds (a reconstruction.npz that holds it).  The solver's time is the clock's: run
+this where nothing else runs.  Prints a line for each, and JSON at the end.
 """
 
 import argparse

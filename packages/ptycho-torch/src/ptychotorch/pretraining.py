@@ -11,10 +11,10 @@ each, as inference does, or in some draws of single patterns, and after each pas
     c = \frac{\sum w\,O^* Y}{\sum w\,|O|^2}
 
 with the known object Y, its mean Ȳ weighted by w, the illumination W, its typical value W̄ and the
-factor c that no pattern tells: the phase of a wave, and its strength where the power of the probe is
-not known and the object absorbs.  The logarithm makes an error of a hundredth that is halved count as
-much as one of a half.  A known object tells what a likelihood hardly does: the low frequencies, and
-what is noise.
+factor c that no pattern tells: the phase of a wave, and its strength where the power of the probe
+is not known and the object absorbs.  The logarithm makes an error of a hundredth that is halved
+count as much as one of a half.  A known object tells what a likelihood hardly does: the low
+frequencies, and what is noise.
 
 Every draw is a function of (seed, step), so that a run goes on where it was left, days later.  What
 is shipped is the mean of the weights over the last steps (B. Polyak & A. Juditsky, SIAM J. Control
