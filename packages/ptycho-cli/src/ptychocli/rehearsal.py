@@ -77,7 +77,6 @@ def rehearse(
     one, batches = _seconds_per_batch(began, seen), last.total * last.epochs
     limit = payload.training.max_time
     seconds = one * batches if limit is None else min(one * batches, limit)
-    memory = getattr(engine, "memory", dict)
     return Rehearsal(
         parameters=sum(np.size(weight) for weight in bundle.weights.values()),
         weights_bytes=sum(np.asarray(weight).nbytes for weight in bundle.weights.values()),
@@ -85,7 +84,7 @@ def rehearse(
         seconds_per_batch=one,
         seconds=seconds,
         memory_bytes=_most_memory(),
-        device_bytes=memory(),
+        device_bytes=engine.memory(),
     )
 
 

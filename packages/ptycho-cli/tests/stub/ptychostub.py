@@ -32,6 +32,9 @@ class StubBackend:
     def networks(self) -> dict[str, str]:
         return {"unrolled": "A constant."}
 
+    def memory(self) -> dict[str, int]:
+        return {}
+
     def train(
         self,
         scans: Sequence[Scan],

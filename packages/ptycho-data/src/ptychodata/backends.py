@@ -122,6 +122,9 @@ class Backend(Solver, Protocol):
     def networks(self) -> dict[str, str]:
         """Networks that this backend can build: name → one line."""
 
+    def memory(self) -> dict[str, int]:
+        """Most bytes that this process has held on each GPU; empty where it used none."""
+
     def train(
         self,
         scans: Sequence[Scan],
