@@ -115,3 +115,12 @@ def test_amplitudes_are_the_same_from_memory_and_from_the_file(scan, monkeypatch
     expected = np.fft.ifftshift(np.sqrt(scan.counts(index)), axes=(-2, -1))
     assert np.allclose(measured.root(index), expected, rtol=1e-6)
     assert measured.root(index).dtype == np.float32 and measured.valid(index) is None
+
+
+def test_no_time_is_left_of_an_epoch_that_ends_too_late(scan):
+    config = SolverConfig(max_time=1e-6, refine_probe="off")
+    plan = plan_solution(scan, config, None)
+    seen = []
+    fit = Script([0.5, 0.2], plan.positions_px)
+    Descent(scan, plan, config, None, fit).run(seen.append, lambda: False)
+    assert [progress.seconds_left for progress in seen] == [0.0] * len(seen) and seen

@@ -276,7 +276,8 @@ class Descent:
         rate = len(self.scan) * made / max(self.history["seconds"][-1], 1e-9)
         left = (schedule.epochs - done) * len(self.scan) / rate if self.config.epochs else math.nan
         if self.config.max_time is not None:
-            left = min(x for x in (left, self.config.max_time - schedule.seconds) if x == x)
+            until = max(0.0, self.config.max_time - schedule.seconds)
+            left = min(x for x in (left, until) if x == x)
         metrics = {"r_factor": r_factor} | ({"r_free": r_free} if r_free == r_free else {})
         count = len(self.scan)
         return Progress("solve", count, count, done, schedule.epochs, metrics, rate, left)
