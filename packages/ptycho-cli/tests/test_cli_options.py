@@ -61,3 +61,10 @@ def test_commands_do_not_share_a_flag_between_two_sections():
         import_module(f"ptychocli.commands.{command}")
         names = [name for section in sections for name in SECTIONS[section].model_fields]
         assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("flag", ["--epochs", "--n-groups", "--logger", "--scheduler"])
+def test_pretrain_refuses_what_only_a_training_on_scans_has(ptycho, tmp_path, flag):
+    refused = ptycho("pretrain", "--output-dir", tmp_path / "out", flag, "3")
+    assert refused.code == 2 and flag in refused.err
+    assert not (tmp_path / "out").exists()

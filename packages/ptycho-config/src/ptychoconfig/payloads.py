@@ -209,7 +209,8 @@ def create_inference_payload(
         config_file: YAML file of settings.
 
     Raises:
-        ConfigError: a setting is unknown, out of bounds, or contradicts the bundle's model.
+        ConfigError: a setting is unknown, out of bounds, or contradicts the bundle's model; or a
+            flag is of another network than the bundle's.
         BundleError: the bundle's model is incomplete, unknown or out of bounds.
     """
     resolved = resolve(
@@ -276,7 +277,10 @@ def solver_beside(
 
 
 def _refuse_flags_of_others(architecture: str, flags: Mapping[str, object]) -> None:
-    """A file may hold the settings of every network; a flag is given for the one to train."""
+    """Refuse a setting that the network to train or apply does not have, if a flag gives it.
+
+    A file may hold the settings of every network.
+    """
     for name in flags:
         networks = NETWORKS_OF.get(name, (architecture,))
         if architecture not in networks:

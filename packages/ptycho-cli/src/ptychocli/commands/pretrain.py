@@ -19,6 +19,7 @@ from ptychocli.options import (
     settings_from,
 )
 from ptychoconfig.errors import UsageError
+from ptychoconfig.schema import SECTIONS
 
 if TYPE_CHECKING:
     from ptychodata.backends import Pretrainer
@@ -28,8 +29,17 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False)
 
 
+_USED = {
+    *("max_time", "seed", "learning_rate", "optimizer", "momentum", "beta1", "beta2"),
+    *("weight_decay", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("accelerator", "precision", "checkpoint_interval"),
+}
+_UNUSED = {x for s in ("training", "execution") for x in SECTIONS[s].model_fields} - _USED
+"""Settings of a training on scans, which a file may hold and no flag gives."""
+
+
 @app.command()
-@settings_from(("model", "training", "execution"), without={"N"})
+@settings_from(("model", "training", "execution"), without={"N", *_UNUSED})
 def pretrain(
     output_dir: OutputDirOption,
     backend: BackendOption = "torch",
