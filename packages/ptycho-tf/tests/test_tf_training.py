@@ -16,6 +16,7 @@ from ptychodata.training.health import Figures
 from ptychotf import device, physics, training
 from ptychotf.clipping import clip_gradients
 from ptychotf.inference import infer
+from ptychotf.learner import in_phase, label_misfit
 from ptychotf.optimizers import Optimizer
 from ptychotf.probe import LearnedProbe, modes_of
 from ptychotf.schedules import Patience, Plateau
@@ -98,6 +99,15 @@ def test_settings_of_the_loss_and_supervised_training(run, scan):
     ):
         losses = run(epochs=3, **flags).history["train_loss"]
         assert losses[-1] < losses[0], flags
+
+
+def test_a_global_phase_of_each_group_is_no_error_and_one_of_a_window_is():
+    draw = np.random.default_rng(0)
+    label = (draw.normal(size=(6, 8, 8)) + 1j * draw.normal(size=(6, 8, 8))).astype(np.complex64)
+    light = tf.constant(draw.random((6, 8, 8)), tf.float32)
+    turned = label * np.exp(1j * np.repeat([3.0, -0.4], 3))[:, None, None].astype(np.complex64)
+    np.testing.assert_allclose(in_phase(turned, label, light, 3), label, rtol=1e-4, atol=1e-5)
+    assert float(label_misfit(in_phase(turned, label, light, 6), label, light)) > 1
 
 
 def test_masked_pixels_do_not_count_and_each_scan_has_its_probe(run, scan):

@@ -18,11 +18,12 @@ from .batches import batch_of, tensors_of
 from .clipping import clip_gradients
 from .merging import Passes, members, rounds_of, unseen
 from .networks import Network, State
+from .networks._base import PatternNetwork
 from .optimizers import Optimizer
 from .probe import LearnedProbe, modes_of
 from .strategy import worker
 
-__all__ = ["Learner", "label_misfit"]
+__all__ = ["Learner", "in_phase", "label_misfit"]
 
 _Inputs = dict[str, Any]
 
@@ -42,6 +43,23 @@ def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
     phase = tf.atan2(tf.math.imag(product), tf.math.real(product))
     error = 2 * tf.abs(tf.abs(patches) - tf.abs(label)) + 4 * tf.abs(phase)
     return tf.reduce_sum(light * error) / tf.reduce_sum(light)
+
+
+def in_phase(patches: Tensor, label: Tensor, light: Tensor, members: int) -> Tensor:
+    """Windows turned by the global phase of their object, arg Σ w O Y*, which no pattern tells.
+
+    Args:
+        patches: (B, N, N) complex windows O, so many ``members`` of each group together.
+        label: (B, N, N) the known ones, Y.
+        light: (B, N, N) weights w.
+        members: how many.
+    """
+    weight = tf.cast(light, patches.dtype)
+    overlap = tf.reduce_sum(weight * tf.stop_gradient(patches) * tf.math.conj(label), (1, 2))
+    phase = tf.math.angle(tf.reduce_sum(tf.reshape(overlap, [-1, members]), 1))
+    phase = tf.repeat(phase, members)
+    turn = tf.complex(tf.cos(phase), -tf.sin(phase))
+    return patches * turn[:, None, None]
 
 
 class Learner:
@@ -224,7 +242,10 @@ class Learner:
         patches, batch = tf.gather(passes.windows(state), index), passes.batch.part(index)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
         if batch.label is not None:
-            return label_misfit(patches, batch.label, physics.coverage(shifted))
+            light = physics.coverage(shifted)
+            if not isinstance(self.network, PatternNetwork):  # which gives each its phase
+                patches = in_phase(patches, batch.label, light, len(judged))
+            return label_misfit(patches, batch.label, light)
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
         terms = (

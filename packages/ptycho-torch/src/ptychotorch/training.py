@@ -3,7 +3,7 @@
 No ground truth is used.  In each step the network makes objects of a few groups of patterns, and
 the forward model predicts patterns of the same groups that the network was not shown; the loss
 after every pass counts, the last one most.  Supervised training has the same steps, and compares
-windows of the object with known ones instead.
+windows of the object with known ones instead, those of `unrolled` up to the object's global phase.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,6 +44,7 @@ from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine, unseen
 from .networks import Network, build_network, refuse_other_sizes
+from .networks._base import PatternNetwork
 from .optimizers import build_optimizer
 from .previews import Previews
 from .progress import Mean, Reporter
@@ -51,7 +52,7 @@ from .sharding import refuse_unshardable, shard
 from .trainer import build_trainer, quiet_lightning
 from .weights import from_arrays, to_arrays
 
-__all__ = ["label_misfit", "train"]
+__all__ = ["in_phase", "label_misfit", "train"]
 
 
 def train(
@@ -117,6 +118,20 @@ def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
     """
     error = 2 * (patches.abs() - label.abs()).abs() + 4 * (patches * label.conj()).angle().abs()
     return (light * error).sum() / light.sum()
+
+
+def in_phase(patches: Tensor, label: Tensor, light: Tensor, canvases: int) -> Tensor:
+    """Windows turned by the global phase of their object, arg Σ w O Y*, which no pattern tells.
+
+    Args:
+        patches: (B, N, N) complex windows O, as many of each canvas, one canvas after the other.
+        label: (B, N, N) the known ones, Y.
+        light: (B, N, N) weights w.
+        canvases: how many.
+    """
+    overlap = (light * patches.detach() * label.conj()).sum((1, 2)).view(canvases, -1)
+    phase = overlap.sum(1).angle().repeat_interleave(overlap.shape[1])
+    return patches * torch.polar(torch.ones_like(phase), -phase)[:, None, None]
 
 
 class ProbeParameter(nn.Module):
@@ -255,8 +270,10 @@ class _Training(LightningModule):
         for patches in refine(self.network, shifted.detach(), batch, overlap, hidden):
             self.last = patches.detach(), shifted.detach(), batch
             if counted.label is not None:
-                light = physics.coverage(shifted[judged])
-                yield label_misfit(patches[judged], counted.label, light)
+                made, light = patches[judged], physics.coverage(shifted[judged])
+                if not isinstance(self.network, PatternNetwork):  # which gives each its phase
+                    made = in_phase(made, counted.label, light, batch.canvases)
+                yield label_misfit(made, counted.label, light)
             else:
                 yield self._misfit(patches[judged], shifted[judged], counted)
 
