@@ -126,6 +126,32 @@ def test_canvas_of_any_shape_is_corrected(shape):
     assert state.obj.shape == (1, *shape) and torch.isfinite(state.obj.abs()).all()
 
 
+def test_dark_frame_changes_nothing_that_is_learned():
+    """A correction does not depend on how far windows reach beyond the probe."""
+    network = trained_like(build_network(ModelConfig(N=32)))
+    lit = torch.rand(2, 40, 56, FIELDS) + 0.1
+    for fields in (lit, torch.nn.functional.pad(lit, (0, 0, 30, 9, 16, 7))):
+        free = State.free_space(fields.shape[:3], torch.device("cpu"), 3.0)
+        obj = network.correct(0, free, Sums(fields)).obj
+        if fields is lit:
+            alone = obj
+    torch.testing.assert_close(obj[:, 16:56, 30:86], alone)
+    obj[:, 16:56, 30:86] = 1
+    assert (obj == 1).all()
+
+
+def test_half_pixels_at_an_end_are_means_of_what_is_there(monkeypatch):
+    """Of an image that is constant, padded to eight pixels and no further, and a mean of means."""
+    net = build_network(ModelConfig(N=32, unrolled_levels=3)).unet
+    seen = []
+    for block in net.down:
+        block.register_forward_hook(lambda _, fed, made: seen.append(fed[0]))
+    net.stem.register_forward_hook(lambda _, fed, made: torch.ones_like(made))
+    assert net(torch.rand(1, 8, 100, 72)).shape == (1, 2, 100, 72)
+    assert [tuple(x.shape[-2:]) for x in seen] == [(13, 9), (7, 5), (4, 3)]
+    assert (seen[0] == 1).all()
+
+
 @torch.inference_mode()
 def test_tiles_of_a_large_canvas_are_those_of_the_whole(monkeypatch):
     network = trained_like(build_network(ModelConfig(N=32))).eval()

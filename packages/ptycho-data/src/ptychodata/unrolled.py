@@ -6,6 +6,7 @@ The network's equations stand in ``networks/unrolled.py`` of the Torch backend.
 from collections.abc import Iterator
 
 __all__ = [
+    "DARK",
     "FED",
     "FLOOR",
     "FOLD",
@@ -19,6 +20,8 @@ __all__ = [
     "tiles",
 ]
 
+DARK = 1e-4
+"""Share of the typical illumination below which the frame of a canvas is left uncorrected."""
 FED = 8
 """Channels that the U-Net sees."""
 FOLD = 4

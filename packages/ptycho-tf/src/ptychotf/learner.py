@@ -198,7 +198,7 @@ class Learner:
             losses, gradients = so_far
             with tf.GradientTape() as tape:
                 tape.watch(given["field"])
-                state = passes.take(step, state)
+                state = passes.take(step, state, learning=True)
                 loss = self._misfit(given, passes, state, judged)
                 counted = tf.gather(course, step) * given["share"] * loss
             none = tf.UnconnectedGradients.ZERO

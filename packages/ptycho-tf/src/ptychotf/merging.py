@@ -58,8 +58,8 @@ class Passes:
         height, width = (tf.cast(side, tf.int32) for side in batch.shape)
         self.shape = groups, height // groups, width
 
-    def take(self, step: int | Tensor, state: State) -> State:
-        """One pass: the object after it."""
+    def take(self, step: int | Tensor, state: State, learning: bool = False) -> State:
+        """One pass: the object after it; ``learning`` if gradients follow."""
         total = tf.zeros([*self.shape, FIELDS])
         if self.network.steps == 1:
             state, total = self._round(step, 1, 0, state, total)
@@ -68,7 +68,7 @@ class Passes:
             state, total = _repeated(
                 lambda part, so_far: self._round(step, parts, part, *so_far), parts, (state, total)
             )
-        return self.network.correct(step, state, Sums(total))
+        return self.network.correct(step, state, Sums(total), learning)
 
     def _round(
         self, step: int | Tensor, parts: Any, part: Any, state: State, total: Tensor

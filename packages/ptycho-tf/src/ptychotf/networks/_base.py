@@ -151,8 +151,10 @@ class Network(ABC):
     def advance(self, step: int | Tensor, state: State, sums: Sums) -> State:
         """The object after a round, of what its patterns say."""
 
-    def correct(self, step: int | Tensor, state: State, sums: Sums) -> State:
-        """The object after a pass, of what all patterns said."""
+    def correct(
+        self, step: int | Tensor, state: State, sums: Sums, learning: bool = False
+    ) -> State:
+        """The object after a pass, of what all patterns said; ``learning`` if gradients follow."""
         return state
 
 

@@ -74,7 +74,9 @@ class Unrolled(Network):
         change = tf.cast(direction, tf.complex64) + momentum * state.change
         return state.moved(tf.stop_gradient(change))
 
-    def correct(self, step: int | Tensor, state: State, sums: Sums) -> State:
+    def correct(
+        self, step: int | Tensor, state: State, sums: Sums, learning: bool = False
+    ) -> State:
         """Correct the object after a pass; the gradient ends here."""
         obj, passed = tf.stop_gradient(state.obj), tf.stop_gradient(state.passed)
         light, plane = sums.weight, (-2, -1)
@@ -93,9 +95,18 @@ class Unrolled(Network):
             _lg(tf.cast(misfit, tf.float32)),
             tf.fill(tf.shape(scale), tf.cast(step, tf.float32) / self.steps),
         ]
-        correction = self._corrected(tf.stack(fed, -1))
+        stacked = tf.stack(fed, -1)
+        # Where nothing is learned, what else is in a batch makes no difference.
+        correction = self._inside(stacked, *_lit(light)) if learning else self._corrected(stacked)
         moved = tf.complex(scale * correction[..., 0], scale * correction[..., 1])
         return state._replace(obj=obj).corrected(moved)
+
+    def _inside(self, fed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The correction of a part of a canvas, and 0 outside: (G, H, W, 8) → (G, H, W, 2)."""
+        made = self._corrected(fed[:, rows[0] : rows[1], columns[0] : columns[1]])
+        height, width = tf.unstack(tf.shape(fed)[1:3])
+        around = [[rows[0], height - rows[1]], [columns[0], width - columns[1]]]
+        return tf.pad(made, [[0, 0], *around, [0, 0]])
 
     def _unet(self, fed: Tensor) -> Tensor:
         """(G, H, W, 8) → (G, H, W, 2), float32."""
@@ -131,12 +142,24 @@ def _floored(light: Tensor, share: float) -> Tensor:
     return tf.maximum(light + share * typical(light), _TINY)
 
 
+def _lit(light: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns that hold all that is lit on any canvas: (G, H, W) → (2,) each, int32."""
+    lit = tf.reduce_any(light >= unrolled.DARK * typical(light), 0)
+    return _span(tf.reduce_any(lit, 1)), _span(tf.reduce_any(lit, 0))
+
+
+def _span(some: Tensor) -> Tensor:
+    """The first True, and what comes behind the last."""
+    found = tf.cast(tf.where(some)[:, 0], tf.int32)
+    return tf.stack([found[0], found[-1] + 1])
+
+
 class _UNet:
     """(G, H, W, 8) → (G, H, W, 2), computed at H/4 × W/4 and coarser; any H and W."""
 
     def __init__(self, variables: Variables, name: str, width: int, levels: int) -> None:
         channels = [width * (1 + i) for i in range(levels + 1)]
-        self.levels, self.coarsest = levels, unrolled.coarsest(levels)
+        self.levels = levels
         folded = unrolled.FOLD**2
         self.stem = _Block(variables, f"{name}/stem", unrolled.FED * folded, channels[0], folded)
         self.down = [
@@ -151,15 +174,16 @@ class _UNet:
 
     def __call__(self, fed: Tensor) -> Tensor:
         height, width = tf.unstack(tf.shape(fed)[1:3])
-        fed = tf.pad(
-            fed, [[0, 0], [0, -height % self.coarsest], [0, -width % self.coarsest], [0, 0]]
-        )
+        even = 2 * unrolled.FOLD
+        fed = tf.pad(fed, [[0, 0], [0, -height % even], [0, -width % even], [0, 0]])
         skips = [self.stem(tf.nn.space_to_depth(fed, unrolled.FOLD))]
         for block in self.down:
-            skips.append(block(tf.nn.avg_pool2d(skips[-1], 2, 2, "VALID")))
+            skips.append(block(tf.nn.avg_pool2d(skips[-1], 2, 2, "SAME")))
         x = skips.pop()
         for block in self.up:
-            x = block(tf.concat([doubled(x), skips.pop()], -1))
+            skip = skips.pop()
+            rows, columns = tf.unstack(tf.shape(skip)[1:3])
+            x = block(tf.concat([doubled(x)[:, :rows, :columns], skip], -1))
         return self._unfolded(self.head(x))[:, :height, :width]
 
     def _unfolded(self, x: Tensor) -> Tensor:

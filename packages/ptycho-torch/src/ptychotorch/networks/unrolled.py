@@ -21,9 +21,10 @@ After each pass the U-Net corrects the object, once, by what it sees of it:
 where ΔO is what the pass changed; s is the size of an error that is still there: by how much the
 object moves, and what photon noise leaves, W, of all patterns, being the photons on a pixel of the
 object; e is the mean misfit of the patterns that lit the pixel, (4/N²) Σ(√λ − √I)², which is 1
-where noise alone is left; and k/K is how far the passes are.  The Fourier transform, the probe and
-the overlap are given, not learned, and nothing is computed per pattern but the physics: one set of
-weights serves any probe, any number of modes, any N, any overlap and any number of passes.  The
+where noise alone is left; and k/K is how far the passes are.  In training the dark frame of a
+canvas is left out: no pattern tells of it.  The Fourier transform, the probe and the overlap are
+given, not learned, and nothing is computed per pattern but the physics: one set of weights serves
+any probe, any number of modes, any N, any overlap and any number of passes.  The
 last layer starts at zero: an untrained network solves without corrections.
 
 Each pass is trained to do the best it can with the object that it is given: gradients do not pass
@@ -110,10 +111,12 @@ class Unrolled(Network):
         ]
         fed = [passed / scale, obj - 1]
         fed = [part for field in fed for part in (field.real, field.imag)]
-        correction = self._corrected(torch.stack([*fed, *(k.to(scale) for k in known)], 1))
-        return replace(state, obj=obj).corrected(
-            scale * torch.complex(correction[:, 0], correction[:, 1])
-        )
+        # Where nothing is learned, what else is in a batch makes no difference.
+        lit = (..., *_lit(light)) if torch.is_grad_enabled() else ...
+        made = self._corrected(torch.stack([*fed, *(k.to(scale) for k in known)], 1)[lit])
+        correction = torch.zeros_like(obj)
+        correction[lit] = scale[lit] * torch.complex(made[:, 0], made[:, 1])
+        return replace(state, obj=obj).corrected(correction)
 
     def _corrected(self, fed: Tensor) -> Tensor:
         narrow = self.compute_dtype != torch.float32
@@ -138,13 +141,33 @@ def _floored(light: Tensor, share: float) -> Tensor:
     return (light + share * typical(light)).clamp_min(torch.finfo(torch.float32).tiny)
 
 
+def _lit(light: Tensor) -> tuple[slice, slice]:
+    """Rows and columns that hold all that is lit on any canvas: (G, H, W) → slices.
+
+    Windows reach further than the probe, so that a square of a group is mostly a dark frame, of
+    which no pattern tells anything.
+    """
+    lit = (light >= unrolled.DARK * typical(light)).any(0)
+    return _span(lit.any(1)), _span(lit.any(0))
+
+
+def _span(some: Tensor) -> slice:
+    """From the first True to the last."""
+    found = some.nonzero()
+    return slice(int(found[0]), int(found[-1]) + 1)
+
+
 class _UNet(nn.Module):
-    """(G, 8, H, W) → (G, 2, H, W), computed at H/4 × W/4 and coarser; any H and W."""
+    """(G, 8, H, W) → (G, 2, H, W), computed at H/4 × W/4 and coarser; any H and W.
+
+    The finest level has even sides; a coarser one of an odd side ends in a half pixel, the mean of
+    those that there are.
+    """
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
         channels = [width * (1 + i) for i in range(levels + 1)]
-        self.levels, self.coarsest = levels, unrolled.coarsest(levels)
+        self.levels = levels
         self.stem = _Block(unrolled.FED * unrolled.FOLD**2, channels[0])
         self.down = nn.ModuleList(_Block(channels[i], channels[i + 1]) for i in range(levels))
         self.up = nn.ModuleList(
@@ -156,16 +179,18 @@ class _UNet(nn.Module):
 
     def forward(self, fed: Tensor) -> Tensor:
         height, width = fed.shape[-2:]
-        fed = F.pad(fed, (0, -width % self.coarsest, 0, -height % self.coarsest))
+        even = 2 * unrolled.FOLD
+        fed = F.pad(fed, (0, -width % even, 0, -height % even))
         x = F.pixel_unshuffle(fed, unrolled.FOLD).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = [x]
         for block in self.down:
-            skips.append(block(F.avg_pool2d(skips[-1], 2)))
+            skips.append(block(F.avg_pool2d(skips[-1], 2, ceil_mode=True)))
         x = skips.pop()
         for block in self.up:
+            skip = skips.pop()
             finer = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = block(torch.cat([finer, skips.pop()], 1))
+            x = block(torch.cat([finer[..., : skip.shape[-2], : skip.shape[-1]], skip], 1))
         return F.pixel_shuffle(self.head(x), unrolled.FOLD)[..., :height, :width]
 
 
