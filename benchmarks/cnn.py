@@ -123,7 +123,7 @@ def training(
 
     def step() -> None:
         shifted = physics.shift_probe(probe, batch.fraction)
-        patches = network(0, torch.ones_like(shifted[:, 0]), shifted, batch)
+        patches = network(shifted, batch)
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
         optimizer.zero_grad()
@@ -141,7 +141,7 @@ def inference(
     @torch.inference_mode()
     def step() -> None:
         shifted = physics.shift_probe(probe, batch.fraction)
-        network(0, torch.ones_like(shifted[:, 0]), shifted, batch)
+        network(shifted, batch)
 
     return step
 

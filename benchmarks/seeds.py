@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="Optimiser steps of each seed.")
+    parser.add_argument("--precision", default="auto", help="As of `ptycho train`.")
     parser.add_argument("--max-time", default="1h", help="Begin no seed after this: 90s, 2h.")
     parser.add_argument("--N", type=int, default=128)
     parser.add_argument("--n-patterns", type=int, default=400)
@@ -59,13 +60,18 @@ def main() -> None:
     backend = load_backend(arguments.backend)
     name = arguments.network + (" on tf" if arguments.backend == "tf" else "")
     case = f"{name} N={arguments.N} patterns={arguments.n_patterns} steps={steps}"
+    case += "" if arguments.precision == "auto" else f" {arguments.precision}"
     mine = results.setdefault(case, {"seeds": {}, "succeeded": 0, "of": 0})
     for seed in range(arguments.seeds):
         if str(seed) in mine["seeds"]:
             continue
         if time.monotonic() > limit:
             break
-        flags: dict[str, Any] = {"architecture": arguments.network, "seed": seed}
+        flags: dict[str, Any] = {
+            "architecture": arguments.network,
+            "precision": arguments.precision,
+            "seed": seed,
+        }
         if arguments.steps:
             flags |= _exactly(arguments.steps, arguments)
         mine["seeds"][str(seed)] = one_seed(backend, known, other, flags)
