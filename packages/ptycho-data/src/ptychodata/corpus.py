@@ -170,9 +170,11 @@ def draw_scan(index: int, seed: int, ranges: CorpusRanges) -> Scan:
     scan = scan_of(
         obj.astype(np.complex64), probe, true - origin, nphotons, noise_rng, name=f"corpus-{index}"
     )
+    assert scan.probe is not None
     recorded, power, error = _recorded(scan, ranges, error_rng)
     drawn = {
         "version": CORPUS_VERSION, "seed": seed, "index": index, "N": side, "nphotons": nphotons,
+        "probe_photons": float(np.sum(np.abs(scan.probe) ** 2)),
         **made, **optics, **layout, "position_error_px": spread, **error,
     }  # fmt: skip
     return replace(

@@ -5,15 +5,15 @@ each, as inference does, or in some draws of single patterns, and after each pas
 
 .. math::
     \log\bigl(\varepsilon + 0.002\bigr), \qquad
-    \varepsilon = \frac{\sum w\,|c\,O - Y|^2}
+    \varepsilon = \frac{\sum w\,|e^{-i\varphi} O - Y|^2}
                        {\sum w\,(|Y - \bar Y|^2 + 0.001)}, \qquad
-    w = \min(W / \bar W, 1/4), \qquad
-    c = \frac{\sum w\,O^* Y}{\sum w\,|O|^2}
+    w = \min(W / \bar W, 1/4)
 
 with the known object Y, its mean Ȳ weighted by w, the illumination W, its typical value W̄ and the
-factor c that no pattern tells: the phase of a wave, and its strength where the power of the probe
-is not known and the object absorbs.  The logarithm makes an error of a hundredth that is halved
-count as much as one of a half.  A known object tells what a likelihood hardly does: the low
+global phase φ = arg Σ w O Y*, which no pattern tells.  Where the power of the probe is not known it
+is taken from the patterns, as if the object absorbed nothing; a probe that is a times too weak asks
+for the object Y/a, and Y stands for that.  The logarithm makes an error of a hundredth that is
+halved count as much as one of a half.  A known object tells what a likelihood hardly does: the low
 frequencies, and what is noise.
 
 Every draw is a function of (seed, step), so that a run goes on where it was left, days later.  What
@@ -95,7 +95,7 @@ def pretrain(
 
 
 def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
-    """ε of each canvas, 0 for the known object and any multiple of it: (G,).
+    """ε of each canvas, 0 for the known object: (G,).
 
     Args:
         obj: (G, H, W) complex objects O.
@@ -103,10 +103,9 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
         light: (G, H, W) illumination W.
     """
     weight = (light / typical(light)).clamp(max=0.25)
-    found = obj.detach()
-    power = (weight * found.abs().square()).sum((-2, -1), keepdim=True)
-    factor = (weight * found.conj() * known).sum((-2, -1), keepdim=True) / power.clamp_min(1e-30)
-    error = torch.view_as_real(factor * obj - known).square().sum(-1)
+    inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
+    phase = inner / inner.abs().clamp_min(1e-30)
+    error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
     mean = (weight * known).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
     variance = (known - mean).abs().square() + _LEAST_VARIANCE
     return (weight * error).sum((-2, -1)) / (weight * variance).sum((-2, -1))
@@ -253,13 +252,18 @@ class _Run:
 
 
 def _batch(scan: Scan, index: NDArray[np.int64], *, alone: bool) -> tuple[Batch, Tensor]:
-    """Patterns on one canvas, or each on its own, and the known object there: (G, H, W)."""
+    """Patterns on one canvas, or each on its own, and the known object there: (G, H, W).
+
+    The object is as strong as the probe that the network is given makes it.
+    """
+    power = scan.provenance["corpus"]["probe_photons"]
+    strength = float(np.sqrt(power / np.sum(np.abs(scan.photon_probe) ** 2)))
     if alone:
         batch = GroupDataset([scan], labelled=True)[0, index[:, None]]
         assert batch.label is not None
-        return batch, batch.label
+        return batch, strength * batch.label
     (height, width), (y, x) = shape, origin = plan_canvas(scan.positions_px, scan.N)
     pixel = split_positions(scan.positions_px)[0] - origin
     assert scan.truth is not None
-    known = torch.from_numpy(scan.truth[y : y + height, x : x + width])
+    known = strength * torch.from_numpy(scan.truth[y : y + height, x : x + width])
     return replace(make_batch(scan, index, pixel, shape), per_group=len(scan)), known[None]
