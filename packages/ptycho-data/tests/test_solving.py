@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -185,6 +187,24 @@ def test_a_start_lies_on_the_canvas_where_it_was(scan):
     mine = tuple(slice(w.start - s, w.stop - s) for w, s in zip(window, shift, strict=True))
     assert np.array_equal(again.obj[mine], obj[window])
     assert again.positions_px + again.origin_yx_px == pytest.approx(scan.positions_px)
+
+
+def test_two_batches_make_a_pass_from_a_networks_object_under_a_probe_that_is_held(scan):
+    plan = plan_solution(scan, SolverConfig(refine_probe="off"), None)
+    shape = plan.obj.shape
+    known = Reconstruction(
+        plan.obj, np.ones(shape, np.float32), plan.origin_yx_px, scan.positions_px,
+        scan.photon_probe,
+    )  # fmt: skip
+
+    def size(start, **settings):
+        return plan_solution(scan, SolverConfig(**settings), start).batch_size
+
+    held, first = {"refine_probe": "off"}, Solution(known)
+    assert size(first, **held) == -(-len(plan.kept) // 2) > 2 * plan.batch_size
+    assert size(first, **held, batch_size=7) == 7
+    assert size(first) == size(None) == plan.batch_size
+    assert size(replace(first, epochs=3), **held) == plan.batch_size
 
 
 def test_a_start_of_another_scan_is_refused(scan):

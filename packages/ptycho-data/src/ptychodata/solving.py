@@ -91,6 +91,9 @@ def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> S
     likelihood = config.likelihood
     if likelihood == "auto":
         likelihood = "poisson" if few else "amplitude"
+    batch_size = config.batch_size or _batch_size(probe, positions, likelihood)
+    if config.batch_size is None and refine == "never" and start is not None and not start.epochs:
+        batch_size = -(-len(kept) // 2)  # of a network's object, little but the noise is left
     return SolverPlan(
         obj=obj,
         origin_yx_px=origin,
@@ -99,7 +102,7 @@ def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> S
         probe_source=source,
         refine_probe=refine,
         likelihood=likelihood,
-        batch_size=min(config.batch_size or _batch_size(probe, positions, likelihood), len(kept)),
+        batch_size=min(batch_size, len(kept)),
         kept=kept,
         held_out=held,
     )
