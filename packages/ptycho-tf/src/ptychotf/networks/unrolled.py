@@ -16,7 +16,7 @@ from ptychodata import unrolled
 from ptychotf import physics
 from ptychotf.batches import Batch
 
-from ._base import Network, State, Sums, scaled, square
+from ._base import Network, State, Sums, scaled, square, stacked
 from ._layers import Conv, Variables, doubled, fan_in, ones, silu, zeros
 
 __all__ = ["SUMMARY", "Unrolled", "build", "typical"]
@@ -59,7 +59,7 @@ class Unrolled(Network):
         asked = tf.reduce_sum(tf.math.conj(shifted_probe) * change, 1)
         misfit = 4 * tf.reduce_mean(missed, (-2, -1), keepdims=True)
         fields = [tf.math.real(asked), tf.math.imag(asked), light, physics.coverage(change)]
-        return tf.stop_gradient(tf.stack([*fields, light * misfit], -1))
+        return tf.stop_gradient(stacked([*fields, light * misfit]))
 
     def rounds(self, step: int, redundancy: float) -> int:
         """As many as leave each part enough overlap, and one in the last passes."""
@@ -95,9 +95,9 @@ class Unrolled(Network):
             _lg(tf.cast(misfit, tf.float32)),
             tf.fill(tf.shape(scale), tf.cast(step, tf.float32) / self.steps),
         ]
-        stacked = tf.stack(fed, -1)
+        seen = stacked(fed)
         # Where nothing is learned, what else is in a batch makes no difference.
-        correction = self._inside(stacked, *_lit(light)) if learning else self._corrected(stacked)
+        correction = self._inside(seen, *_lit(light)) if learning else self._corrected(seen)
         moved = tf.complex(scale * correction[..., 0], scale * correction[..., 1])
         return state._replace(obj=obj).corrected(moved)
 
