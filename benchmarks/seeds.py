@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="Optimiser steps of each seed.")
-    parser.add_argument("--precision", default="auto", help="As of `ptycho train`.")
+    parser.add_argument("--precision", default="auto", help="As of `ptycho train` and `infer`.")
     parser.add_argument("--max-time", default="1h", help="Begin no seed after this: 90s, 2h.")
     parser.add_argument("--N", type=int, default=128)
     parser.add_argument("--n-patterns", type=int, default=400)
@@ -106,7 +106,11 @@ def one_seed(backend: Backend, known: Scan, other: Scan, flags: dict[str, Any]) 
     try:
         with tempfile.TemporaryDirectory() as folder:
             bundle = backend.train([known], payload, Path(folder), report, lambda: False)
-        applied = create_inference_payload(bundle_config=bundle.config, flags={}, environment={})
+        applied = create_inference_payload(
+            bundle_config=bundle.config,
+            flags={"precision": flags["precision"]},
+            environment={},
+        )
         result = backend.infer(bundle, other, applied, lambda progress: None)
         scores = score(result.obj, result.origin_yx_px, other.truth, other.positions_px)
     except NumericalError as error:
