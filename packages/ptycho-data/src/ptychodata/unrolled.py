@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 __all__ = [
     "DARK",
+    "EVEN",
     "FED",
     "FLOOR",
     "FOLD",
@@ -26,6 +27,8 @@ FED = 8
 """Channels that the U-Net sees."""
 FOLD = 4
 """Space-to-depth: pixels along a side that are folded into channels before the first layer."""
+EVEN = 2 * FOLD
+"""Pixels that the finest level's even sides are multiples of."""
 FLOOR = 0.02
 """β, the share of the typical illumination that is added to a pixel's."""
 LEAST_MISFIT = 0.1

@@ -149,9 +149,10 @@ def _lit(light: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _span(some: Tensor) -> Tensor:
-    """The first True, and what comes behind the last."""
-    found = tf.cast(tf.where(some)[:, 0], tf.int32)
-    return tf.stack([found[0], found[-1] + 1])
+    """The first True, and what comes behind the last, outwards to even folded pixels."""
+    found, even = tf.cast(tf.where(some)[:, 0], tf.int32), unrolled.EVEN
+    end = tf.minimum(tf.size(some), (found[-1] // even + 1) * even)
+    return tf.stack([found[0] // even * even, end])
 
 
 class _UNet:
@@ -174,8 +175,8 @@ class _UNet:
 
     def __call__(self, fed: Tensor) -> Tensor:
         height, width = tf.unstack(tf.shape(fed)[1:3])
-        even = 2 * unrolled.FOLD
-        fed = tf.pad(fed, [[0, 0], [0, -height % even], [0, -width % even], [0, 0]])
+        even = [[0, -height % unrolled.EVEN], [0, -width % unrolled.EVEN]]
+        fed = tf.pad(fed, [[0, 0], *even, [0, 0]])
         skips = [self.stem(tf.nn.space_to_depth(fed, unrolled.FOLD))]
         for block in self.down:
             skips.append(block(tf.nn.avg_pool2d(skips[-1], 2, 2, "SAME")))

@@ -145,16 +145,17 @@ def _lit(light: Tensor) -> tuple[slice, slice]:
     """Rows and columns that hold all that is lit on any canvas: (G, H, W) → slices.
 
     Windows reach further than the probe, so that a square of a group is mostly a dark frame, of
-    which no pattern tells anything.
+    which no pattern tells anything.  The part begins and ends where folded pixels do.
     """
     lit = (light >= unrolled.DARK * typical(light)).any(0)
     return _span(lit.any(1)), _span(lit.any(0))
 
 
 def _span(some: Tensor) -> slice:
-    """From the first True to the last."""
-    found = some.nonzero()
-    return slice(int(found[0]), int(found[-1]) + 1)
+    """From the first True to the last, outwards to even folded pixels."""
+    found, even = some.nonzero(), unrolled.EVEN
+    first, last = int(found[0]), int(found[-1])
+    return slice(first // even * even, min(len(some), (last // even + 1) * even))
 
 
 class _UNet(nn.Module):
@@ -179,8 +180,7 @@ class _UNet(nn.Module):
 
     def forward(self, fed: Tensor) -> Tensor:
         height, width = fed.shape[-2:]
-        even = 2 * unrolled.FOLD
-        fed = F.pad(fed, (0, -width % even, 0, -height % even))
+        fed = F.pad(fed, (0, -width % unrolled.EVEN, 0, -height % unrolled.EVEN))
         x = F.pixel_unshuffle(fed, unrolled.FOLD).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = [x]
