@@ -130,14 +130,24 @@ def test_dark_frame_changes_nothing_that_is_learned():
     """A correction does not depend on how far windows reach beyond the probe."""
     network = trained_like(build_network(ModelConfig(N=32)))
     lit = torch.rand(2, 40, 56, FIELDS) + 0.1
-    for fields in (lit, torch.nn.functional.pad(lit, (0, 0, 30, 9, 16, 7))):
+    for fields in (lit, torch.nn.functional.pad(lit, (0, 0, 32, 9, 16, 7))):
         free = State.free_space(fields.shape[:3], torch.device("cpu"), 3.0)
         obj = network.correct(0, free, Sums(fields)).obj
         if fields is lit:
             alone = obj
-    torch.testing.assert_close(obj[:, 16:56, 30:86], alone)
-    obj[:, 16:56, 30:86] = 1
+    torch.testing.assert_close(obj[:, 16:56, 32:88], alone)
+    obj[:, 16:56, 32:88] = 1
     assert (obj == 1).all()
+
+
+def test_what_is_lit_is_cut_out_where_folded_pixels_begin():
+    network = trained_like(build_network(ModelConfig(N=32)))
+    fields = torch.nn.functional.pad(torch.rand(1, 20, 20, FIELDS) + 0.1, (0, 0, 13, 9, 8, 14))
+    free = State.free_space(fields.shape[:3], torch.device("cpu"), 3.0)
+    changed = network.correct(0, free, Sums(fields)).obj != 1
+    assert changed[:, 8:32, 8:40].any(2).all() and changed[:, 8:32, 8:40].any(1).all()
+    changed[:, 8:32, 8:40] = False
+    assert not changed.any()
 
 
 def test_half_pixels_at_an_end_are_means_of_what_is_there(monkeypatch):
