@@ -19,7 +19,7 @@ from ptychodata.simulate import simulate
 from ptychotorch import physics
 from ptychotorch.backend import TorchBackend
 from ptychotorch.inference import infer
-from ptychotorch.pretraining import _batch, object_error, pretrain
+from ptychotorch.pretraining import known_batch, object_error, pretrain
 
 RANGES = CorpusRanges(N={64: 1.0}, n_patterns=(9, 12), modes={1: 1.0})
 SMALL = {"unrolled_steps": 2, "unrolled_width": 8, "unrolled_levels": 1, "precision": "32-true"}
@@ -77,7 +77,7 @@ def test_the_known_object_lies_under_its_patterns(alone, relative):
         contrasts={"absorbing": 1.0},
     )
     scan = draw_scan(5, 3, exact)
-    batch, known = _batch(scan, np.arange(len(scan)), alone=alone)
+    batch, known = known_batch(scan, np.arange(len(scan)), alone=alone)
     height, width = batch.shape[0] // batch.canvases, batch.shape[1]
     assert known.shape == (len(scan) if alone else 1, height, width)
     shifted = physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction)

@@ -54,7 +54,7 @@ from .networks.unrolled import typical
 from .optimizers import build_optimizer
 from .weights import from_arrays, to_arrays
 
-__all__ = ["object_error", "pretrain"]
+__all__ = ["known_batch", "object_error", "pretrain"]
 
 SCANS_PER_STEP = 2
 SINGLE_SHOT, SINGLES = 0.08, 8
@@ -165,7 +165,7 @@ class _Run:
     def _learn(self, scan: Scan, rng: np.random.Generator) -> None:
         alone = rng.random() < SINGLE_SHOT
         index = rng.permutation(len(scan))[:SINGLES] if alone else np.arange(len(scan))
-        batch, known = _batch(scan, index, alone=alone)
+        batch, known = known_batch(scan, index, alone=alone)
         batch, known = batch.to(self.device), known.to(self.device)
         probe = torch.from_numpy(scan.photon_probe).to(self.device)
         overlap = 1.0 if alone else redundancy(scan.photon_probe, scan.positions_px)
@@ -251,10 +251,15 @@ class _Run:
         return replace(made, statistics={**made.statistics, **course})
 
 
-def _batch(scan: Scan, index: NDArray[np.int64], *, alone: bool) -> tuple[Batch, Tensor]:
+def known_batch(scan: Scan, index: NDArray[np.int64], *, alone: bool) -> tuple[Batch, Tensor]:
     """Patterns on one canvas, or each on its own, and the known object there: (G, H, W).
 
     The object is as strong as the probe that the network is given makes it.
+
+    Args:
+        scan: of the corpus.
+        index: (B,) patterns.
+        alone: whether each has a canvas of its own.
     """
     power = scan.provenance["corpus"]["probe_photons"]
     strength = float(np.sqrt(power / np.sum(np.abs(scan.photon_probe) ** 2)))
