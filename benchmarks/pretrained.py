@@ -83,15 +83,15 @@ def one_object(side: int, seed: int) -> Scan:
     object_rng, position_rng, noise_rng = np.random.default_rng(seed).spawn(3)
     truth = held_out_object((480, 480), object_rng)
     scale, extent = side / 64, 480 - max(SIDES)
-    config = SimulationConfig(
-        N=side, probe_kind="zone-plate", central_stop=0.4,
-        probe_diameter_px=30 * scale, defocus_rad=9 * scale,
-    )  # fmt: skip
+    config = SimulationConfig.model_validate({
+        **DONUT, "N": side, "overlap": 0.81, "probe_diameter_px": 30 * scale,
+        "defocus_rad": 9 * scale,
+    })  # fmt: skip
     probe, diameter = make_probe(config, object_rng)
-    step = 0.19 * diameter
+    step = (1 - config.overlap) * diameter
     positions = position_rng.uniform(0, extent, (round((extent / step) ** 2), 2))
     truth_at = truth.astype(np.complex64)[(slice((max(SIDES) - side) // 2, None),) * 2]
-    photons = 1e6 * scale**2
+    photons = config.nphotons * scale**2
     return scan_of(truth_at, probe.astype(np.complex64), positions + side // 2, photons, noise_rng)
 
 

@@ -60,13 +60,13 @@ def main() -> None:
 def compared(scan: Scan, image: Reconstruction) -> dict[str, object]:
     """Passes that either start needs, and what it comes to."""
     longest = solved(scan, None, RUNS[-1])
-    wanted = 1.05 * residual(longest, scan)
+    reached = residual(longest, scan)
     found: dict[str, object] = {"ssim_network": ssim(image, scan), "ssim_100": of(longest, scan)}
-    found["r_network"] = residual(Solution(image), scan) / residual(longest, scan)
+    found["r_network"] = residual(Solution(image), scan) / reached
     for name, start in (("free", None), ("network", Solution(image))):
         for passes in RUNS:
             run = solved(scan, start, passes)
-            if residual(run, scan) <= wanted:
+            if residual(run, scan) <= 1.05 * reached:
                 found |= {f"passes_{name}": passes, f"ssim_{name}_start": of(run, scan)}
                 break
     return found

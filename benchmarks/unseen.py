@@ -24,7 +24,7 @@ from ptychodata.pretrained import PRETRAINED
 from ptychotorch import physics
 from ptychotorch.merging import canvases
 from ptychotorch.networks import Network, build_network
-from ptychotorch.pretraining import known_batch, object_error
+from ptychotorch.pretraining import LEAST_ERROR, known_batch, object_error
 from ptychotorch.weights import from_arrays
 
 SEED = 991
@@ -57,7 +57,7 @@ def error(network: Network, scan: Scan) -> float:
     shifted = physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction)
     overlap, rng = redundancy(scan.photon_probe, scan.positions_px), np.random.default_rng(0)
     *_, (state, sums) = canvases(network, shifted, batch, overlap, rng=rng)
-    return float(torch.log(object_error(state.obj, known, sums.weight) + 2e-3))
+    return float(torch.log(object_error(state.obj, known, sums.weight) + LEAST_ERROR))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Descent:
         self.power = float(np.sum(np.abs(plan.probe.astype(np.complex128)) ** 2))
         self.refines_probe = plan.refine_probe == "now"
         begun = 0 if start is None else start.epochs
-        self.schedule = Schedule(config, begun, started=start is not None and begun == 0)
+        self.schedule = Schedule(config, begun, started=plan.started)
         self.history: dict[str, list[float]] = {
             name: list(values) for name, values in (start.history if start else {}).items()
         }

@@ -50,6 +50,7 @@ class SolverPlan:
         likelihood: what is assumed of the noise.
         batch_size: patterns per step.
         kept, held_out: (K,) and (R,) int64 patterns to learn from, and to measure R_free on.
+        started: whether the object is known in part, as a network's is that no solver has seen.
     """
 
     obj: Complex64
@@ -62,6 +63,7 @@ class SolverPlan:
     batch_size: int
     kept: NDArray[np.int64]
     held_out: NDArray[np.int64]
+    started: bool
 
 
 def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> SolverPlan:
@@ -91,9 +93,10 @@ def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> S
     likelihood = config.likelihood
     if likelihood == "auto":
         likelihood = "poisson" if few else "amplitude"
-    batch_size = config.batch_size or _batch_size(probe, positions, likelihood)
-    if config.batch_size is None and refine == "never" and start is not None and not start.epochs:
-        batch_size = -(-len(kept) // 2)  # of a network's object, little but the noise is left
+    started = start is not None and start.epochs == 0
+    usual = _batch_size(probe, positions, likelihood)
+    if started and refine == "never":
+        usual = -(-len(kept) // 2)  # little but the noise is left to fit
     return SolverPlan(
         obj=obj,
         origin_yx_px=origin,
@@ -102,9 +105,10 @@ def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> S
         probe_source=source,
         refine_probe=refine,
         likelihood=likelihood,
-        batch_size=min(batch_size, len(kept)),
+        batch_size=min(config.batch_size or usual, len(kept)),
         kept=kept,
         held_out=held,
+        started=started,
     )
 
 

@@ -15,7 +15,6 @@ __all__ = [
     "NORM_EPSILON",
     "TILE",
     "Part",
-    "coarsest",
     "momentum",
     "rounds",
     "tiles",
@@ -64,11 +63,6 @@ def momentum(step: int, steps: int) -> float:
     return _MOMENTUM if step < steps - _LAST else 0.0
 
 
-def coarsest(levels: int) -> int:
-    """Pixels of the object along the side of one at the coarsest of so many levels."""
-    return int(FOLD * 2**levels)
-
-
 def tiles(height: int, width: int, levels: int) -> Iterator[tuple[Part, Part, Part]]:
     """Parts of a canvas: a tile, all that it depends on, and the tile in that.
 
@@ -80,7 +74,7 @@ def tiles(height: int, width: int, levels: int) -> Iterator[tuple[Part, Part, Pa
         width: of the canvas.
         levels: of the U-Net.
     """
-    coarse = coarsest(levels)
+    coarse = FOLD * 2**levels
     reach, side = 6 * coarse, coarse * -(-TILE // coarse)
     for y in range(0, height, side):
         for x in range(0, width, side):

@@ -54,7 +54,7 @@ from .networks.unrolled import typical
 from .optimizers import build_optimizer
 from .weights import from_arrays, to_arrays
 
-__all__ = ["known_batch", "object_error", "pretrain"]
+__all__ = ["LEAST_ERROR", "known_batch", "object_error", "pretrain"]
 
 SCANS_PER_STEP = 2
 SINGLE_SHOT, SINGLES = 0.08, 8
@@ -65,7 +65,7 @@ MEAN_OVER = 500
 """Steps that the mean of the weights goes back."""
 
 _RANGES = CorpusRanges()
-_LEAST_ERROR, _LEAST_VARIANCE = 2e-3, 1e-3
+LEAST_ERROR, _LEAST_VARIANCE = 2e-3, 1e-3
 _STATISTICS_OF = 128  # scans that the statistics in the bundle are taken from
 
 
@@ -173,7 +173,7 @@ class _Run:
         shifted = physics.shift_probe(probe, batch.fraction)
         for state, sums in canvases(self.network, shifted, batch, overlap, rng=rng):
             error = object_error(state.obj, known, sums.weight)
-            loss = torch.log(error + _LEAST_ERROR).mean()
+            loss = torch.log(error + LEAST_ERROR).mean()
             (loss / (SCANS_PER_STEP * self.network.steps)).backward()
             losses.append(float(loss.detach()))
             errors.append(float(error.detach().median()))

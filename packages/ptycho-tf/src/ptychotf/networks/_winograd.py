@@ -13,32 +13,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow import Tensor
 
+from ptychodata.winograd import INPUT, KERNEL, OUTPUT, TILE, WINDOW
+
 __all__ = ["conv3x3", "pays"]
 
-_TILE, _WINDOW = 4, 6  # pixels: side of a tile of outputs, and of the inputs that it needs
 _FEWEST = 32 * 64  # input times output channels from which it gains
-
-_INPUT = np.array(  # Bᵀ
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-)
-_KERNEL = (  # G
-    np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-)
-_OUTPUT = np.array(  # Aᵀ
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-)
 
 
 def pays(x: Tensor, kernel: Tensor) -> bool:
     """Whether ``conv3x3`` can take this image and kernel, and is faster than the framework."""
-    tiled = all(side is not None and side % _TILE == 0 for side in x.shape[1:3])
+    tiled = all(side is not None and side % TILE == 0 for side in x.shape[1:3])
     wide = kernel.shape[:2] == (3, 3) and kernel.shape[2] * kernel.shape[3] >= _FEWEST
     return tiled and wide and x.dtype == tf.float32 and not tf.config.list_physical_devices("GPU")
 
@@ -48,18 +32,18 @@ def conv3x3(x: Tensor, kernel: Tensor) -> Tensor:
 
     H and W are known multiples of 4.
     """
-    rows, columns = (side // _TILE for side in x.shape[1:3])
+    rows, columns = (side // TILE for side in x.shape[1:3])
     inputs, outputs = kernel.shape[2:]
-    block, nothing = [_TILE, _TILE], [[0, 0], [0, 0]]
+    block, nothing = [TILE, TILE], [[0, 0], [0, 0]]
     d = tf.space_to_batch(x, block, nothing)
-    d = tf.reshape(d, [_TILE, _TILE, -1, rows, columns, inputs])
-    d = _transform(_INPUT, _windows(d, 0, 2))  # (6 rows, 4 columns, B, H/4, W/4, I)
-    d = _transform(_INPUT, _windows(d, 1, 3))  # (6 columns, 6 rows, …)
-    g = _transform(_KERNEL, kernel)
-    g = _transform(_KERNEL, tf.transpose(g, [1, 0, 2, 3]))
-    y = tf.matmul(tf.reshape(d, [_WINDOW**2, -1, inputs]), tf.reshape(g, [-1, inputs, outputs]))
-    y = _transform(_OUTPUT, tf.reshape(y, [_WINDOW, _WINDOW, -1, outputs]))
-    y = _transform(_OUTPUT, tf.transpose(y, [1, 0, 2, 3]))  # (4 rows, 4 columns, …)
+    d = tf.reshape(d, [TILE, TILE, -1, rows, columns, inputs])
+    d = _transform(INPUT, _windows(d, 0, 2))  # (6 rows, 4 columns, B, H/4, W/4, I)
+    d = _transform(INPUT, _windows(d, 1, 3))  # (6 columns, 6 rows, …)
+    g = _transform(KERNEL, kernel)
+    g = _transform(KERNEL, tf.transpose(g, [1, 0, 2, 3]))
+    y = tf.matmul(tf.reshape(d, [WINDOW**2, -1, inputs]), tf.reshape(g, [-1, inputs, outputs]))
+    y = _transform(OUTPUT, tf.reshape(y, [WINDOW, WINDOW, -1, outputs]))
+    y = _transform(OUTPUT, tf.transpose(y, [1, 0, 2, 3]))  # (4 rows, 4 columns, …)
     return tf.batch_to_space(tf.reshape(y, [-1, rows, columns, outputs]), block, nothing)
 
 

@@ -24,34 +24,17 @@ import torch.nn.functional as F  # noqa: N812 - the framework's own custom
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ptychodata import winograd
+from ptychodata.winograd import TILE, WINDOW
+
 __all__ = ["conv3x3"]
 
-_TILE, _WINDOW = 4, 6  # pixels: side of a tile of outputs, and of the inputs that it needs
 _BLOCK = 2**20  # numbers that a transformed block may have: it should stay in the cache
 _FEWEST_TO_LEARN = 32 * 32  # input times output channels from which the kernel's gradient gains
 _FEWEST_TO_APPLY = 64 * 128  # and from which the convolution itself does
 
-_INPUT = torch.tensor(  # Bᵀ
-    [
-        [4.0, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    dtype=torch.float64,
-)
-_KERNEL = (  # G
-    torch.tensor(
-        [[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
-        dtype=torch.float64,
-    )
-    / 24
-)
-_OUTPUT = torch.tensor(  # Aᵀ
-    [[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-    dtype=torch.float64,
+_INPUT, _KERNEL, _OUTPUT = (
+    torch.from_numpy(matrix) for matrix in (winograd.INPUT, winograd.KERNEL, winograd.OUTPUT)
 )
 
 
@@ -59,7 +42,7 @@ def conv3x3(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """``layer(x)`` for a 3×3 convolution that keeps the size: (B, I, H, W) → (B, O, H, W)."""
     weight = layer.weight
     narrow = torch.is_autocast_enabled("cpu") or weight.dtype.itemsize < 4
-    tiled = x.shape[-2] % _TILE == 0 and x.shape[-1] % _TILE == 0
+    tiled = x.shape[-2] % TILE == 0 and x.shape[-1] % TILE == 0
     few = weight.shape[0] * weight.shape[1] < _FEWEST_TO_LEARN
     if x.device.type != "cpu" or narrow or few or not tiled or torch.compiler.is_compiling():
         found: Tensor = layer(x)
@@ -92,9 +75,9 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     channels_last = made.permute(0, 2, 3, 1)
     for part, tiles in _blocks(x, outputs):
         products = torch.bmm(tiles, kernel)  # (36, T, O)
-        y = _transform(_OUTPUT, products.unflatten(0, (_WINDOW, _WINDOW)))
+        y = _transform(_OUTPUT, products.unflatten(0, (WINDOW, WINDOW)))
         y = y if bias is None else y.add_(bias)
-        place = _tiles(channels_last[part], _TILE)
+        place = _tiles(channels_last[part], TILE)
         place.copy_(y.view(place.shape))
     return made
 
@@ -102,11 +85,11 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _kernel_gradient(x: Tensor, grad: Tensor) -> Tensor:
     inputs, outputs = x.shape[1], grad.shape[1]
     channels_last = grad.permute(0, 2, 3, 1)
-    total = x.new_zeros(_WINDOW**2, inputs, outputs)
+    total = x.new_zeros(WINDOW**2, inputs, outputs)
     for part, tiles in _blocks(x, outputs):
-        spread = _transform(_OUTPUT.T, _tiles(channels_last[part], _TILE))
-        total.baddbmm_(tiles.mT, spread.view(_WINDOW**2, -1, outputs))
-    found = _transform(_KERNEL.T, total.unflatten(0, (_WINDOW, _WINDOW)))
+        spread = _transform(_OUTPUT.T, _tiles(channels_last[part], TILE))
+        total.baddbmm_(tiles.mT, spread.view(WINDOW**2, -1, outputs))
+    found = _transform(_KERNEL.T, total.unflatten(0, (WINDOW, WINDOW)))
     return found.permute(3, 2, 0, 1)
 
 
@@ -114,17 +97,17 @@ def _blocks(x: Tensor, outputs: int) -> Iterator[tuple[slice, Tensor]]:
     """Samples that go together, and their transformed tiles, (36, T, I)."""
     count, inputs, height, width = x.shape
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    numbers = _WINDOW**2 * (height // _TILE) * (width // _TILE) * max(inputs, outputs)
+    numbers = WINDOW**2 * (height // TILE) * (width // TILE) * max(inputs, outputs)
     together = max(1, _BLOCK // numbers)
     for start in range(0, count, together):
         part = slice(start, start + together)
-        tiles = _transform(_INPUT, _tiles(padded[part], _WINDOW))
-        yield part, tiles.view(_WINDOW**2, -1, inputs)
+        tiles = _transform(_INPUT, _tiles(padded[part], WINDOW))
+        yield part, tiles.view(WINDOW**2, -1, inputs)
 
 
 def _tiles(x: Tensor, side: int) -> Tensor:
     """Every 4th window of ``side`` pixels: (B, H, W, C) → (side, side, B, H/4, W/4, C), a view."""
-    rows = x.unfold(1, side, _TILE).unfold(2, side, _TILE)  # (B, H/4, W/4, C, side, side)
+    rows = x.unfold(1, side, TILE).unfold(2, side, TILE)  # (B, H/4, W/4, C, side, side)
     return rows.permute(4, 5, 0, 1, 2, 3)
 
 
