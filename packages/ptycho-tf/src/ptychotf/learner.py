@@ -18,7 +18,6 @@ from .batches import batch_of, tensors_of
 from .clipping import clip_gradients
 from .merging import Passes, members, rounds_of, unseen
 from .networks import Network, State
-from .networks._base import PatternNetwork
 from .optimizers import Optimizer
 from .probe import LearnedProbe, modes_of
 from .strategy import worker
@@ -243,7 +242,7 @@ class Learner:
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
         if batch.label is not None:
             light = physics.coverage(shifted)
-            if not isinstance(self.network, PatternNetwork):  # which gives each its phase
+            if self.network.free_phase:
                 patches = in_phase(patches, batch.label, light, len(judged))
             return label_misfit(patches, batch.label, light)
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)

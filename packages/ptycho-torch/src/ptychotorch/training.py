@@ -44,7 +44,6 @@ from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine, unseen
 from .networks import Network, build_network, refuse_other_sizes
-from .networks._base import PatternNetwork
 from .optimizers import build_optimizer
 from .previews import Previews
 from .progress import Mean, Reporter
@@ -271,7 +270,7 @@ class _Training(LightningModule):
             self.last = patches.detach(), shifted.detach(), batch
             if counted.label is not None:
                 made, light = patches[judged], physics.coverage(shifted[judged])
-                if not isinstance(self.network, PatternNetwork):  # which gives each its phase
+                if self.network.free_phase:
                     made = in_phase(made, counted.label, light, batch.canvases)
                 yield label_misfit(made, counted.label, light)
             else:

@@ -127,11 +127,13 @@ class Network(ABC):
         weights: name in a bundle → variable.
         steps: number of passes over the patterns.
         group_size: patterns that must stand together in a batch; 1 = it looks at each alone.
+        free_phase: whether its objects have a global phase that nothing fixes.
         compute_dtype: arithmetic of the layers; the physics stays in float32.
     """
 
     steps: int
     group_size: int = 1
+    free_phase: bool = True
 
     def __init__(self, variables: Variables) -> None:
         self.variables = variables
@@ -187,6 +189,7 @@ class PatternNetwork(Network):
     """
 
     steps = 1
+    free_phase = False
 
     def __init__(
         self, variables: Variables, generator: Callable[[Tensor], Tensor], group_size: int

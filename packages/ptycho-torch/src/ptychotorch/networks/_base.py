@@ -99,11 +99,13 @@ class Network(nn.Module):
     Attributes:
         steps: number of passes over the patterns.
         group_size: patterns that must stand together in a batch; 1 = it looks at each alone.
+        free_phase: whether its objects have a global phase that nothing fixes.
         compute_dtype: arithmetic of the layers; the physics stays in float32.
     """
 
     steps: int
     group_size: int = 1
+    free_phase: bool = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +152,7 @@ class PatternNetwork(Network):
     """
 
     steps = 1
+    free_phase = False
 
     def __init__(self, generator: nn.Module, group_size: int) -> None:
         super().__init__()
