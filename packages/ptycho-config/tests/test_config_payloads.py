@@ -126,7 +126,10 @@ def test_a_training_file_serves_inference_with_its_bundle(tmp_path: Path) -> Non
     path = tmp_path / "config.resolved.yaml"
     write_resolved(path, trained.resolved())
     payload = create_inference_payload(
-        bundle_config={"model": MODEL}, flags={}, environment={}, config_file=path
+        bundle_config={"model": trained.model.model_dump(mode="json")},
+        flags={},
+        environment={},
+        config_file=path,
     )
     assert payload.model == trained.model
     assert payload.execution.accelerator == "cpu"

@@ -145,6 +145,18 @@ def test_extract_and_assemble_are_adjoint(rng):
     assert inner(cut, patches) == pytest.approx(inner(obj, physics.assemble(patches, pixel, shape)))
 
 
+def test_laplacian_is_the_gradient_of_squared_differences(rng):
+    obj, other = (
+        rng.standard_normal((2, 7, 5)) + 1j * rng.standard_normal((2, 7, 5)) for _ in range(2)
+    )
+
+    def product(one, two):
+        return sum(np.sum(np.diff(one, axis=a).conj() * np.diff(two, axis=a)) for a in (-2, -1))
+
+    assert np.sum(other.conj() * physics.laplacian(obj)) == pytest.approx(-product(other, obj))
+    assert not physics.laplacian(np.ones((4, 6))).any()
+
+
 @pytest.mark.parametrize("pixel", [(7, 8), (8, 7), (23, 8), (8, 34)])
 def test_window_outside_the_object_is_refused(pixel):
     with pytest.raises(IndexError, match="windows inside the object"):

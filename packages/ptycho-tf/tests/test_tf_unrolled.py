@@ -17,7 +17,14 @@ from ptychotf.networks import FIELDS, State, Sums, build_network
 from ptychotf.networks._layers import Conv, Variables
 from ptychotf.weights import from_arrays, to_arrays
 
-SMALL = {"N": 32, "unrolled_steps": 3, "unrolled_width": 8, "unrolled_levels": 1}
+SMALL = {
+    "N": 32,
+    "unrolled_steps": 3,
+    "unrolled_width": 8,
+    "unrolled_levels": 1,
+    "unrolled_likelihood": "poisson",
+    "unrolled_smoothness": 50.0,
+}
 
 
 def network(trained=False, **settings):

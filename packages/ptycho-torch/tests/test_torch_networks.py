@@ -15,7 +15,7 @@ from ptychotorch import physics
 from ptychotorch.batches import GroupDataset, make_batch
 from ptychotorch.merging import refine
 from ptychotorch.networks import FIELDS, NETWORKS, State, Sums, build_network
-from ptychotorch.networks.unrolled import RmsNormSiLU
+from ptychotorch.networks.unrolled import _FACTORS, RmsNormSiLU
 from ptychotorch.weights import from_arrays, to_arrays
 
 
@@ -71,6 +71,46 @@ def test_round_is_the_classical_update(seen):
     torch.testing.assert_close(again.passed[0], (2 + 0.75 * 3 / 4) * step)
     last = network.advance(network.steps - 1, state, sums)
     torch.testing.assert_close(last.change[0], step)
+
+
+@pytest.mark.parametrize("rate", [0.2, 1.0, 5.0, 300.0])
+def test_counts_ask_for_nothing_on_average_where_the_rate_is_right(rate):
+    """E(I − λ) = 0, where amplitudes ask for fewer photons: E√I < √λ."""
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.full((200_000,), rate)
+    counts = torch.poisson(expected, generator=generator)
+    asked = {
+        name: float(factor(counts, counts.sqrt(), expected).mean())
+        for name, factor in _FACTORS.items()
+    }
+    assert abs(asked["poisson"]) < 0.02 / rate**0.5
+    assert asked["amplitude"] == pytest.approx(
+        float(counts.sqrt().mean()) / rate**0.5 - 1, abs=0.01
+    )
+
+
+def test_counts_ask_for_half_of_poissons_gradient_or_for_amplitudes():
+    """(I − λ)/2λ at one σ of many photons; √I/√λ − 1 where the model is far off."""
+    rate = torch.tensor([1e6, 1e6, 1.0, 1e4])
+    counts = torch.tensor([1e6 + 1e3, 1e6 - 1e3, 1e5, 4e4])
+    asked = _FACTORS["poisson"](counts, counts.sqrt(), rate)
+    torch.testing.assert_close(asked[:2], torch.tensor([5e-4, -5e-4]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(asked[2:], (counts / rate).sqrt()[2:] - 1, rtol=0.06, atol=0)
+
+
+def test_smoothness_is_a_penalty_in_photons(seen):
+    """κ Σ|∇O|² beside a deviance, of whose half χ is the gradient; a round takes its share."""
+    network = build_network(ModelConfig(N=32, unrolled_smoothness=50.0))
+    obj = torch.randn(1, 20, 30, dtype=torch.complex64)
+    fields = torch.zeros(1, 20, 30, FIELDS)
+    fields[..., 2] = 300.0
+    state = replace(State.free_space((1, 20, 30), torch.device("cpu"), 3.0), obj=obj)
+    moved = network.advance(0, state, Sums(fields), share=0.25).obj - obj
+    leaf = obj.clone().requires_grad_()
+    penalty = sum(leaf.diff(dim=axis).abs().square().sum() for axis in (-2, -1))
+    (50.0 / 2 * penalty).backward()  # its gradient is twice that to O*
+    expected = -0.25 * (leaf.grad / 2) / (300.0 * 1.02 + 8 * 0.25 * 25.0)
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_untrained_network_corrects_nothing(seen):

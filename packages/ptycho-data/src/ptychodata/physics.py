@@ -41,6 +41,7 @@ __all__ = [
     "forward",
     "intensity",
     "inverse_far_field",
+    "laplacian",
     "network_input",
     "object_update",
     "poisson_deviance",
@@ -185,6 +186,20 @@ def assemble(patches: Complex, pixel: Ints, shape: tuple[int, int]) -> Complex:
     for patch, (y, x) in zip(patches, pixel - side // 2, strict=True):
         canvas[y : y + side, x : x + side] += patch
     return canvas
+
+
+def laplacian(obj: Complex) -> Complex:
+    r"""Sum of differences to the (up to four) neighbours: −∂/∂O* of Σ|∇O|².
+
+    Args:
+        obj: (…, H, W) objects.
+    """
+    result = np.zeros_like(obj)
+    for axis in (-2, -1):
+        along, steps = np.moveaxis(result, axis, 0), np.moveaxis(np.diff(obj, axis=axis), axis, 0)
+        along[:-1] += steps
+        along[1:] -= steps
+    return result
 
 
 def exit_waves(shifted_probe: Complex, patches: Complex) -> Complex:

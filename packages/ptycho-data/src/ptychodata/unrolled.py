@@ -6,12 +6,14 @@ The network's equations stand in ``networks/unrolled.py`` of the Torch backend.
 from collections.abc import Iterator
 
 __all__ = [
+    "COUNT",
     "DARK",
     "EVEN",
     "FED",
     "FLOOR",
     "FOLD",
     "LEAST_MISFIT",
+    "NOISE",
     "NORM_EPSILON",
     "TILE",
     "Part",
@@ -20,6 +22,8 @@ __all__ = [
     "tiles",
 ]
 
+COUNT = 0.1
+"""Photons that are added to an expected count, which no pattern tells more exactly."""
 DARK = 1e-4
 """Share of the typical illumination below which the frame of a canvas is left uncorrected."""
 FED = 8
@@ -32,6 +36,8 @@ FLOOR = 0.02
 """β, the share of the typical illumination that is added to a pixel's."""
 LEAST_MISFIT = 0.1
 """Added to the misfit before its logarithm is taken."""
+NOISE = 9.0
+"""Variances of a count by which it may miss its expectation and still be noise: (3 σ)²."""
 NORM_EPSILON = 1e-4
 """Added to the mean square over the channels that a norm divides by."""
 TILE = 1024
@@ -58,9 +64,9 @@ def rounds(step: int, steps: int, redundancy: float) -> int:
     return max(_FEWEST, min(_MOST, round(redundancy / _PROBES)))
 
 
-def momentum(step: int, steps: int) -> float:
-    """What stands before ρ/(ρ + 1) in the momentum μ of a pass."""
-    return _MOMENTUM if step < steps - _LAST else 0.0
+def momentum(step: int, steps: int, redundancy: float) -> float:
+    """μ of a pass: 0 in the last ones; the arguments are those of ``rounds``."""
+    return _MOMENTUM * redundancy / (redundancy + 1) if step < steps - _LAST else 0.0
 
 
 def tiles(height: int, width: int, levels: int) -> Iterator[tuple[Part, Part, Part]]:

@@ -76,7 +76,8 @@ class _Run(Application):
             for part in parts:
                 canvas = self._canvas() if len(parts) > 1 else total
                 self._see(step, part, state.obj, canvas)
-                state = self.network.advance(step, state, Sums(tf.constant(canvas[None])))
+                said, share = Sums(tf.constant(canvas[None])), 1 / len(parts)
+                state = self.network.advance(step, state, said, share)
                 if len(parts) > 1:
                     total += canvas
             state = self.network.correct(step, state, Sums(tf.constant(total[None])))

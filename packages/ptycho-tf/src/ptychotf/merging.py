@@ -79,7 +79,8 @@ class Passes:
         patches = physics.gather(state.obj, own)
         fields = self.network.see(step, patches, probe, self.batch.part(seen))
         sums = tf.reshape(physics.scatter(fields, own, self.batch.shape), [*self.shape, FIELDS])
-        return self.network.advance(step, state, Sums(sums)), total + sums
+        share = 1 / tf.cast(parts, tf.float32)
+        return self.network.advance(step, state, Sums(sums), share), total + sums
 
     def run(self, function: Callable[[Any, State, Any], tuple[State, Any]], result: Any) -> Any:
         """Make all passes: ``function`` takes the number of one, the object and the result so far.

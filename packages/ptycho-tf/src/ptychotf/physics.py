@@ -30,6 +30,7 @@ __all__ = [
     "forward",
     "intensity",
     "inverse_far_field",
+    "laplacian",
     "network_input",
     "object_update",
     "poisson_deviance",
@@ -162,6 +163,15 @@ def extract(obj: Tensor, pixel: Tensor, side: int) -> Tensor:
 def assemble(patches: Tensor, pixel: Tensor, shape: tuple[int, int]) -> Tensor:
     """Add patches into a canvas, the adjoint of ``extract``: (B, N, N) → (H, W)."""
     return scatter(patches, window_index(pixel, patches.shape[-1], shape), shape)
+
+
+def laplacian(obj: Tensor) -> Tensor:
+    """Sum of differences to the (up to four) neighbours: (G, H, W) → (G, H, W)."""
+    none, before, after = [0, 0], [1, 0], [0, 1]
+    rows, columns = obj[:, 1:] - obj[:, :-1], obj[:, :, 1:] - obj[:, :, :-1]
+    below, above = tf.pad(rows, [none, after, none]), tf.pad(rows, [none, before, none])
+    right, left = tf.pad(columns, [none, none, after]), tf.pad(columns, [none, none, before])
+    return below - above + right - left
 
 
 def exit_waves(shifted_probe: Tensor, patches: Tensor) -> Tensor:

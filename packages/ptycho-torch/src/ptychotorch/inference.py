@@ -90,7 +90,8 @@ class _Run(Application):
             for part in parts:
                 canvas = self._canvas() if len(parts) > 1 else total
                 self._see(step, part, state, canvas)
-                state = self.network.advance(step, state, Sums(canvas[None]))
+                share = 1 / len(parts)
+                state = self.network.advance(step, state, Sums(canvas[None]), share)
                 if len(parts) > 1:
                     total += canvas
             state = self.network.correct(step, state, Sums(total[None]))

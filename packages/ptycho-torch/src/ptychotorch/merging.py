@@ -62,7 +62,7 @@ def canvases(
             fields = network.see(step, patches, shifted_probe[seen], batch.part(seen))
             sums = physics.scatter(fields, index[seen], batch.shape)
             passed.append(sums.view(-1, height, width, FIELDS))
-            state = network.advance(step, state, Sums(passed[-1]))
+            state = network.advance(step, state, Sums(passed[-1]), 1 / rounds)
         total = Sums(torch.stack(passed).sum(0))
         state = network.correct(step, state, total)
         yield state, total

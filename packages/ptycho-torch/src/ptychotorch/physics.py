@@ -24,6 +24,7 @@ __all__ = [
     "forward",
     "intensity",
     "inverse_far_field",
+    "laplacian",
     "network_input",
     "object_update",
     "poisson_deviance",
@@ -149,6 +150,17 @@ def extract(obj: Tensor, pixel: Tensor, side: int) -> Tensor:
 def assemble(patches: Tensor, pixel: Tensor, shape: tuple[int, int]) -> Tensor:
     """Add patches into a canvas, the adjoint of ``extract``: (B, N, N) → (H, W)."""
     return scatter(patches, window_index(pixel, patches.shape[-1], shape), shape)
+
+
+def laplacian(obj: Tensor) -> Tensor:
+    """Sum of differences to the (up to four) neighbours: (…, H, W) → (…, H, W)."""
+    rows, columns = obj.diff(dim=-2), obj.diff(dim=-1)
+    result = torch.zeros_like(obj)
+    result[..., :-1, :] += rows
+    result[..., 1:, :] -= rows
+    result[..., :-1] += columns
+    result[..., 1:] -= columns
+    return result
 
 
 def exit_waves(shifted_probe: Tensor, patches: Tensor) -> Tensor:

@@ -50,6 +50,16 @@ class ModelConfig(Section):
     unrolled_levels: int = Field(
         3, ge=1, le=5, description="Resolution levels below the finest in `unrolled`."
     )
+    unrolled_likelihood: Literal["amplitude", "poisson"] = Field(
+        "amplitude",
+        description="What the steps of `unrolled` assume of the noise: that it is the same in all "
+        "amplitudes, or that counts fluctuate as photons do, where they miss by no more.",
+    )
+    unrolled_smoothness: NonNegative = Field(
+        0.0,
+        description="Photons by which `unrolled` penalises a unit step between neighbouring "
+        "object pixels; nothing at a usual dose, a mild prior where photons are few.",
+    )
     n_filters_scale: int = Field(
         2, ge=1, le=16, description="Factor on the channels of every layer of `cnn`."
     )
@@ -283,7 +293,11 @@ _FROM_PATTERNS: dict[str, dict[str, object]] = {
 
 ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
     "unrolled": {
-        "model": {"gridsize": 3},
+        "model": {
+            "gridsize": 3,
+            "unrolled_likelihood": "poisson",
+            "unrolled_smoothness": 50.0,
+        },
         "training": {"neighbor_count": 18, "learning_rate": 5e-4},
     },
     "cnn": _FROM_PATTERNS,
@@ -297,7 +311,15 @@ _FOURIER = ("fno", "ffno", "hybrid-resnet")
 
 NETWORKS_OF: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("unrolled_steps", "unrolled_width", "unrolled_levels", "passes"), ("unrolled",)
+        (
+            "unrolled_steps",
+            "unrolled_width",
+            "unrolled_levels",
+            "unrolled_likelihood",
+            "unrolled_smoothness",
+            "passes",
+        ),
+        ("unrolled",),
     ),
     **dict.fromkeys(
         (

@@ -164,8 +164,10 @@ class Network(ABC):
         return 1
 
     @abstractmethod
-    def advance(self, step: int | Tensor, state: State, sums: Sums) -> State:
-        """The object after a round, of what its patterns say."""
+    def advance(
+        self, step: int | Tensor, state: State, sums: Sums, share: float | Tensor = 1.0
+    ) -> State:
+        """The object after a round, of what its patterns say, which are a share of all."""
 
     def correct(
         self, step: int | Tensor, state: State, sums: Sums, learning: bool = False
@@ -220,7 +222,9 @@ class PatternNetwork(Network):
         """The predicted windows, whatever the current ``patches`` are."""
         return fields_of(self(shifted_probe, batch), merge_weight(shifted_probe))
 
-    def advance(self, step: int | Tensor, state: State, sums: Sums) -> State:
+    def advance(
+        self, step: int | Tensor, state: State, sums: Sums, share: float | Tensor = 1.0
+    ) -> State:
         """The mean of the predicted windows; the last object where there are none."""
         obj = tf.where(sums.weight > 0, tf.cast(sums.mean(), tf.complex64), state.obj)
         return state.moved(obj - state.obj)

@@ -1,9 +1,10 @@
 """``unrolled``: accelerated gradient steps of the whole object, corrected by one small U-Net.
 
 The equations, and whence they are, stand in the Torch backend's file of this name; weights have the
-same names and shapes.  In short: in a round each pattern of a part asks for χ = F⁻¹{ψ (√I/√λ − 1)},
-and V ← D + μ V moves the object, D being Σ P* χ / (W + β W̄); after each pass the U-Net corrects
-the object by what it sees of it, and no gradient goes from one pass to the one before.
+same names and shapes.  In short: in a round each pattern of a part asks for a change χ of its exit
+wave, and V ← D + μ V moves the object, D being (Σ P* χ + κ/2 ∇²O) / (W + β W̄ + 4κ); after each pass
+the U-Net corrects the object by what it sees of it, and no gradient goes from one pass to the one
+before.
 """
 
 import numpy as np
@@ -28,17 +29,17 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 def build(model: ModelConfig, seed: int) -> "Unrolled":
     """Build ``unrolled`` for ``model``, whatever its N."""
-    levels = model.unrolled_levels
-    return Unrolled(Variables(seed), model.unrolled_steps, model.unrolled_width, levels)
+    return Unrolled(Variables(seed), model)
 
 
 class Unrolled(Network):
     """``steps`` passes, all corrected by the same U-Net."""
 
-    def __init__(self, variables: Variables, steps: int, width: int, levels: int) -> None:
+    def __init__(self, variables: Variables, model: ModelConfig) -> None:
         super().__init__(variables)
-        self.unet = _UNet(variables, "unet", width, levels)
-        self.steps = steps
+        self.unet = _UNet(variables, "unet", model.unrolled_width, model.unrolled_levels)
+        self.steps, self.smoothness = model.unrolled_steps, model.unrolled_smoothness
+        self.factor = _FACTORS[model.unrolled_likelihood]
         # One graph for canvases of any size; on each operation alone TensorFlow spends more.
         any_size = tf.TensorSpec([None, None, None, unrolled.FED])
         self._traced = tf.function(self._unet, [any_size], autograph=False)
@@ -48,10 +49,10 @@ class Unrolled(Network):
     ) -> Tensor:
         """The changes of exit waves that the patterns ask for, on the object: (B, N, N, 5)."""
         waves = physics.far_field(physics.exit_waves(shifted_probe, patches), corner=True)
-        rate = physics.intensity(waves, batch.background) + physics.EPSILON
+        rate = physics.intensity(waves, batch.background)
         root, valid = tf.sqrt(batch.counts), batch.valid
-        factor = root * tf.math.rsqrt(rate) - 1
-        missed = tf.square(tf.sqrt(rate) - root)
+        factor = self.factor(batch.counts, root, rate)
+        missed = tf.square(tf.sqrt(rate + physics.EPSILON) - root)
         if valid is not None:
             factor, missed = factor * valid, missed * valid
         change = physics.inverse_far_field(scaled(waves, factor[:, None]), corner=True)
@@ -65,12 +66,18 @@ class Unrolled(Network):
         """As many as leave each part enough overlap, and one in the last passes."""
         return unrolled.rounds(step, self.steps, redundancy)
 
-    def advance(self, step: int | Tensor, state: State, sums: Sums) -> State:
+    def advance(
+        self, step: int | Tensor, state: State, sums: Sums, share: float | Tensor = 1.0
+    ) -> State:
         """Take a gradient step with momentum."""
-        direction = scaled(sums.numerator, 1 / _floored(sums.weight, unrolled.FLOOR))
-        course = [unrolled.momentum(k, self.steps) for k in range(self.steps)]
-        share = state.redundancy / (state.redundancy + 1)
-        momentum = tf.cast(share * tf.gather(course, step), tf.complex64)
+        gradient, curvature = sums.numerator, _floored(sums.weight, unrolled.FLOOR)
+        if self.smoothness:
+            prior = tf.cast(0.5 * share * self.smoothness, curvature.dtype)
+            bent = tf.cast(physics.laplacian(state.obj), gradient.dtype)
+            gradient, curvature = gradient + scaled(bent, prior), curvature + 8 * prior
+        direction = scaled(gradient, 1 / curvature)
+        course = [unrolled.momentum(k, self.steps, state.redundancy) for k in range(self.steps)]
+        momentum = tf.cast(tf.gather(course, step), tf.complex64)
         change = tf.cast(direction, tf.complex64) + momentum * state.change
         return state.moved(tf.stop_gradient(change))
 
@@ -124,6 +131,24 @@ class Unrolled(Network):
             made = self._traced(fed[:, around[0], around[1]])[:, inner[0], inner[1]]
             correction[:, tile[0], tile[1]] = made.numpy()
         return tf.constant(correction)
+
+
+def _of_amplitudes(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
+    """√I/√λ − 1."""
+    return root * tf.math.rsqrt(rate + physics.EPSILON) - 1
+
+
+def _of_photons(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
+    """(I − λ)/2λ where the difference may be noise, √I/√λ − 1 where it is far more."""
+    expected = rate + unrolled.COUNT
+    missed = counts - rate
+    square = tf.square(missed)
+    certain = square / (square + unrolled.NOISE * expected)
+    return missed / (expected + tf.sqrt(expected * (expected + certain * missed)))
+
+
+_FACTORS = {"amplitude": _of_amplitudes, "poisson": _of_photons}
+"""What to multiply the far field by, less 1: likelihood → function of I, √I and λ."""
 
 
 def _lg(x: Tensor) -> Tensor:

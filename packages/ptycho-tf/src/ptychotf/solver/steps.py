@@ -193,20 +193,15 @@ def object_step(
     curvature = (1 - share) * sums.light + share * brightest
     gradient, curvature = tf.cond(
         prior > 1e-4 * brightest,
-        lambda: (sums.obj + _complex(prior) * _laplacian(obj), curvature + 8 * prior),
+        lambda: (
+            sums.obj + _complex(prior) * physics.laplacian(obj[None])[0],
+            curvature + 8 * prior,
+        ),
         lambda: (sums.obj, curvature),
     )
     lit = sums.light / curvature  # what the batch does not light neither moves nor forgets
     step = gradient / _complex(curvature) + _complex(MOMENTUM * lit) * momentum
     return obj + _complex(scale * length) * step, momentum * _complex(1 - lit) + step
-
-
-def _laplacian(obj: Tensor) -> Tensor:
-    """Sum of differences to the (up to four) neighbours: (H, W)."""
-    rows, columns = obj[1:] - obj[:-1], obj[:, 1:] - obj[:, :-1]
-    below, above = tf.pad(rows, [[0, 1], [0, 0]]), tf.pad(rows, [[1, 0], [0, 0]])
-    right, left = tf.pad(columns, [[0, 0], [0, 1]]), tf.pad(columns, [[0, 0], [1, 0]])
-    return below - above + right - left
 
 
 def probe_step(unknowns: Unknowns, sums: Sums, length: Tensor, likelihood: str) -> Unknowns:

@@ -129,8 +129,8 @@ class Network(nn.Module):
         """In how many rounds, each of a part of the patterns, a pass is made at most."""
         return 1
 
-    def advance(self, step: int, state: State, sums: Sums) -> State:
-        """The object after a round, of what its patterns say."""
+    def advance(self, step: int, state: State, sums: Sums, share: float = 1.0) -> State:
+        """The object after a round, of what its patterns say, which are a share of all."""
         raise NotImplementedError
 
     def correct(self, step: int, state: State, sums: Sums) -> State:
@@ -181,7 +181,7 @@ class PatternNetwork(Network):
         """The predicted windows, whatever the current ``patches`` are."""
         return fields_of(self(shifted_probe, batch), merge_weight(shifted_probe))
 
-    def advance(self, step: int, state: State, sums: Sums) -> State:
+    def advance(self, step: int, state: State, sums: Sums, share: float = 1.0) -> State:
         """The mean of the predicted windows; the last object where there are none."""
         obj = torch.where(sums.weight > 0, sums.mean().to(state.obj), state.obj)
         return state.moved(obj - state.obj)

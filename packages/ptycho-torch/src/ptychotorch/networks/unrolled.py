@@ -1,14 +1,23 @@
 """``unrolled``: accelerated gradient steps of the whole object, corrected by one small U-Net.
 
 A step is a pass over the patterns, in rounds.  In a round every pattern of its part says by how
-much its exit wave should change, χ = F⁻¹{ψ (√I/√λ − 1)}, and the sums over the part move the object
-by
+much its exit wave should change, χ = F⁻¹{ψ a}, and the sums over the part move the object by
 
-    V ← D + μ V,   D = Σ_j Σ_m (S_f P_m)* χ_m / (W + β W̄),   O ← O + V,
+    V ← D + μ V,   D = (Σ_j Σ_m (S_f P_m)* χ_m + κ'/2 ∇²O) / (W + β W̄ + 4κ'),   O ← O + V,
 
     W = Σ_j Σ_m |S_f P_m|²,   W̄ = Σ W² / Σ W,   β = 0.02
 
-(A. Maiden, D. Johnson & P. Li, Optica 4, 736 (2017), for many patterns at once and with momentum).
+(A. Maiden, D. Johnson & P. Li, Optica 4, 736 (2017), for many patterns at once and with momentum);
+κ' is the part's share of the photons κ by which a unit step between neighbours is penalised, as in
+the solver.  What a pattern asks for is
+
+    a = (I − λ) / (λ + √(λ (λ + t (I − λ)))),   t = (I − λ)² / ((I − λ)² + 9λ),
+
+with 0.1 added to λ there.  Where I and λ differ by no more than noise, this is half of Poisson's
+gradient, (I − λ)/2λ, which is 0 on average where the object is right.  Where they differ by far
+more, the model is wrong, and it is that of amplitudes, √I/√λ − 1, which does not run away.  Of
+amplitudes alone, the likelihood ``amplitude``, few photons make too little: E√I < √λ.
+
 Of ρ probes that light a pixel on average, a part has about three, so that a pass makes 4 to 8
 rounds with μ = 0.75 ρ/(ρ + 1); the last two passes average the noise of all patterns, in one round
 and with μ = 0.
@@ -56,16 +65,17 @@ SUMMARY = "unrolled update steps, given the probe and the Fourier transform"
 
 def build(model: ModelConfig) -> "Unrolled":
     """Build ``unrolled`` for ``model``, whatever its N."""
-    return Unrolled(model.unrolled_steps, model.unrolled_width, model.unrolled_levels)
+    return Unrolled(model)
 
 
 class Unrolled(Network):
     """``steps`` passes, all corrected by the same U-Net."""
 
-    def __init__(self, steps: int, width: int, levels: int) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.unet = _UNet(width, levels)
-        self.steps = steps
+        self.unet = _UNet(model.unrolled_width, model.unrolled_levels)
+        self.steps, self.smoothness = model.unrolled_steps, model.unrolled_smoothness
+        self.factor = _FACTORS[model.unrolled_likelihood]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # undeclared
 
     @torch.no_grad()
@@ -74,7 +84,7 @@ class Unrolled(Network):
         waves = physics.far_field(physics.exit_waves(shifted_probe, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
         root, valid = batch.counts.sqrt(), batch.valid
-        factor = root * torch.rsqrt(rate + physics.EPSILON) - 1
+        factor = self.factor(batch.counts, root, rate)
         missed = (torch.sqrt(rate + physics.EPSILON) - root).square()
         if valid is not None:
             factor, missed = factor * valid, missed * valid
@@ -90,11 +100,14 @@ class Unrolled(Network):
         return unrolled.rounds(step, self.steps, redundancy)
 
     @torch.no_grad()
-    def advance(self, step: int, state: State, sums: Sums) -> State:
+    def advance(self, step: int, state: State, sums: Sums, share: float = 1.0) -> State:
         """Take a gradient step with momentum."""
-        direction = sums.numerator / _floored(sums.weight, unrolled.FLOOR)
-        share = state.redundancy / (state.redundancy + 1)
-        momentum = share * unrolled.momentum(step, self.steps)
+        gradient, curvature = sums.numerator, _floored(sums.weight, unrolled.FLOOR)
+        if prior := 0.5 * share * self.smoothness:
+            gradient = gradient + prior * physics.laplacian(state.obj)
+            curvature = curvature + 8 * prior
+        direction = gradient / curvature
+        momentum = unrolled.momentum(step, self.steps, state.redundancy)
         return state.moved(direction.to(state.obj) + momentum * state.change)
 
     def correct(self, step: int, state: State, sums: Sums) -> State:
@@ -128,6 +141,24 @@ class Unrolled(Network):
             for tile, around, inner in unrolled.tiles(height, width, self.unet.levels):
                 correction[..., *tile] = self.unet(fed[..., *around])[..., *inner].float()
         return correction
+
+
+def _of_amplitudes(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
+    """√I/√λ − 1."""
+    return root * torch.rsqrt(rate + physics.EPSILON) - 1
+
+
+def _of_photons(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
+    """(I − λ)/2λ where the difference may be noise, √I/√λ − 1 where it is far more."""
+    expected = rate + unrolled.COUNT
+    missed = counts - rate
+    square = missed.square()
+    certain = square / (square + unrolled.NOISE * expected)
+    return missed / (expected + torch.sqrt(expected * (expected + certain * missed)))
+
+
+_FACTORS = {"amplitude": _of_amplitudes, "poisson": _of_photons}
+"""What to multiply the far field by, less 1: likelihood → function of I, √I and λ."""
 
 
 def typical(light: Tensor) -> Tensor:

@@ -183,23 +183,14 @@ def object_step(
     share, brightest = _FLOOR["object"], sums.light.max()
     gradient, curvature = sums.obj, (1 - share) * sums.light + share * brightest
     if prior > 1e-4 * float(brightest):
-        gradient = gradient + prior * _laplacian(estimate.obj.view(estimate.shape)).reshape(-1)
+        gradient = gradient + prior * physics.laplacian(estimate.obj.view(estimate.shape)).reshape(
+            -1
+        )
         curvature = curvature + 8 * prior
     lit = sums.light / curvature  # what the batch does not light neither moves nor forgets
     step = gradient / curvature + MOMENTUM * lit * momentum
     momentum.mul_(1 - lit).add_(step)
     estimate.obj.add_(step, alpha=scale * length)
-
-
-def _laplacian(obj: Tensor) -> Tensor:
-    """Sum of differences to the (up to four) neighbours: (H, W)."""
-    rows, columns = obj.diff(dim=0), obj.diff(dim=1)
-    result = torch.zeros_like(obj)
-    result[:-1] += rows
-    result[1:] -= rows
-    result[:, :-1] += columns
-    result[:, 1:] -= columns
-    return result
 
 
 def probe_step(estimate: Estimate, sums: Sums, length: float, likelihood: str) -> None:
