@@ -80,8 +80,8 @@ def test_counts_ask_for_nothing_on_average_where_the_rate_is_right(rate):
     expected = torch.full((200_000,), rate)
     counts = torch.poisson(expected, generator=generator)
     asked = {
-        name: float(factor(counts, counts.sqrt(), expected).mean())
-        for name, factor in _FACTORS.items()
+        name: float(_FACTORS[name](counts, counts.sqrt(), expected).mean())
+        for name in ("poisson", "amplitude")
     }
     assert abs(asked["poisson"]) < 0.02 / rate**0.5
     assert asked["amplitude"] == pytest.approx(
@@ -96,6 +96,15 @@ def test_counts_ask_for_half_of_poissons_gradient_or_for_amplitudes():
     asked = _FACTORS["poisson"](counts, counts.sqrt(), rate)
     torch.testing.assert_close(asked[:2], torch.tensor([5e-4, -5e-4]), rtol=1e-3, atol=0)
     torch.testing.assert_close(asked[2:], (counts / rate).sqrt()[2:] - 1, rtol=0.06, atol=0)
+
+
+def test_patterns_of_few_photons_alone_are_taken_by_their_counts():
+    rate = torch.rand(2, 8, 8) * torch.tensor([4.0, 400.0])[:, None, None]
+    counts = torch.poisson(rate, generator=torch.Generator().manual_seed(0))
+    seen = counts, counts.sqrt(), rate
+    dim, bright = _FACTORS["auto"](*seen)
+    torch.testing.assert_close(dim, _FACTORS["poisson"](*seen)[0])
+    torch.testing.assert_close(bright, _FACTORS["amplitude"](*seen)[1])
 
 
 def test_smoothness_is_a_penalty_in_photons(seen):

@@ -119,9 +119,17 @@ def _lines() -> Study:
 
 
 def _dose() -> Study:
-    losses = {
-        "Poisson": {"poisson_weight": 1.0, "amplitude_weight": 0.0},
-        "amplitude": {"poisson_weight": 0.0, "amplitude_weight": 1.0},
+    losses: dict[str, Settings] = {
+        "Poisson": {
+            "poisson_weight": 1.0,
+            "amplitude_weight": 0.0,
+            "unrolled_likelihood": "poisson",
+        },
+        "amplitude": {
+            "poisson_weight": 0.0,
+            "amplitude_weight": 1.0,
+            "unrolled_likelihood": "amplitude",
+        },
     }
     trials = []
     for photons in (1e3, 3e3, 1e4, 2e4, 1e5, 1e6):
@@ -130,7 +138,7 @@ def _dose() -> Study:
             name = f"{series} loss, {photons:.0e} photons"
             trials.append(Trial(name, scan, (scan, scan), training, value=photons, series=series))
     return Study(
-        "Dose: which loss needs how many photons",
+        "Dose: which likelihood, of the steps and of the loss, needs how many photons",
         tuple(trials), "photons per pattern", logarithmic=True, about_training=True,
     )  # fmt: skip
 

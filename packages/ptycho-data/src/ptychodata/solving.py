@@ -21,14 +21,14 @@ from .inspection import nearest_px
 from .patterns import blocks
 from .stitching import plan_canvas
 
-__all__ = ["Schedule", "SolverPlan", "model_probe", "plan_solution", "with_modes"]
+__all__ = ["FEW_PHOTONS", "Schedule", "SolverPlan", "model_probe", "plan_solution", "with_modes"]
 
 Complex64 = NDArray[np.complex64]
 
 _MARGIN_PX = 8
 """Free pixels around the canvas, by which positions may drift."""
 
-_FEW_PHOTONS = 10.0
+FEW_PHOTONS = 10.0
 """Mean counts per detector pixel below which the likelihood is Poisson's."""
 
 _MODE_POWER = 0.02
@@ -89,7 +89,7 @@ def plan_solution(scan: Scan, config: SolverConfig, start: Solution | None) -> S
     if config.refine_probe != "off":
         trusted = config.refine_probe == "auto" and scan.probe_power == "absolute"
         refine = "later" if trusted and source == "file" else "now"
-    few = scan.has_dose and scan.mean_photons < _FEW_PHOTONS * scan.N**2
+    few = scan.has_dose and scan.mean_photons < FEW_PHOTONS * scan.N**2
     likelihood = config.likelihood
     if likelihood == "auto":
         likelihood = "poisson" if few else "amplitude"

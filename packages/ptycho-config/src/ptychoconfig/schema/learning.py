@@ -50,10 +50,11 @@ class ModelConfig(Section):
     unrolled_levels: int = Field(
         3, ge=1, le=5, description="Resolution levels below the finest in `unrolled`."
     )
-    unrolled_likelihood: Literal["amplitude", "poisson"] = Field(
+    unrolled_likelihood: Literal["auto", "amplitude", "poisson"] = Field(
         "amplitude",
-        description="What the steps of `unrolled` assume of the noise: that it is the same in all "
-        "amplitudes, or that counts fluctuate as photons do, where they miss by no more.",
+        description="What the steps of `unrolled` assume of the noise: the same in all amplitudes, "
+        "or that of photons, where a count misses by no more (`auto` takes photons for patterns "
+        "of fewer than ten a pixel).",
     )
     unrolled_smoothness: NonNegative = Field(
         0.0,
@@ -295,7 +296,7 @@ ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
     "unrolled": {
         "model": {
             "gridsize": 3,
-            "unrolled_likelihood": "poisson",
+            "unrolled_likelihood": "auto",
             "unrolled_smoothness": 50.0,
         },
         "training": {"neighbor_count": 18, "learning_rate": 5e-4},

@@ -14,6 +14,7 @@ from tensorflow import Tensor
 
 from ptychoconfig.schema import ModelConfig
 from ptychodata import unrolled
+from ptychodata.solving import FEW_PHOTONS
 from ptychotf import physics
 from ptychotf.batches import Batch
 
@@ -147,7 +148,22 @@ def _of_photons(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
     return missed / (expected + tf.sqrt(expected * (expected + certain * missed)))
 
 
-_FACTORS = {"amplitude": _of_amplitudes, "poisson": _of_photons}
+def _of_few_photons(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
+    """The second for patterns of few photons, the first for others."""
+    few = tf.reduce_mean(counts, (-2, -1), keepdims=True) < FEW_PHOTONS
+    made = _of_amplitudes(counts, root, rate)
+    return tf.cond(
+        tf.reduce_any(few),
+        lambda: tf.where(few, _of_photons(counts, root, rate), made),
+        lambda: made,
+    )
+
+
+_FACTORS = {
+    "amplitude": _of_amplitudes,
+    "poisson": _of_photons,
+    "auto": _of_few_photons,
+}
 """What to multiply the far field by, less 1: likelihood → function of I, √I and λ."""
 
 

@@ -16,7 +16,10 @@ the solver.  What a pattern asks for is
 with 0.1 added to λ there.  Where I and λ differ by no more than noise, this is half of Poisson's
 gradient, (I − λ)/2λ, which is 0 on average where the object is right.  Where they differ by far
 more, the model is wrong, and it is that of amplitudes, √I/√λ − 1, which does not run away.  Of
-amplitudes alone, the likelihood ``amplitude``, few photons make too little: E√I < √λ.
+amplitudes alone few photons make too little: E√I < √λ.  Patterns of ten counts a pixel and more are
+taken by their amplitudes, as the solver takes them, unless ``unrolled_likelihood`` says otherwise:
+their dim pixels tell more of what the model leaves out, such as partial coherence, than of the
+object.
 
 Of ρ probes that light a pixel on average, a part has about three, so that a pass makes 4 to 8
 rounds with μ = 0.75 ρ/(ρ + 1); the last two passes average the noise of all patterns, in one round
@@ -53,6 +56,7 @@ from torch import Tensor, nn
 
 from ptychoconfig.schema import ModelConfig
 from ptychodata import unrolled
+from ptychodata.solving import FEW_PHOTONS
 from ptychotorch import physics
 from ptychotorch.batches import Batch
 
@@ -157,7 +161,18 @@ def _of_photons(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
     return missed / (expected + torch.sqrt(expected * (expected + certain * missed)))
 
 
-_FACTORS = {"amplitude": _of_amplitudes, "poisson": _of_photons}
+def _of_few_photons(counts: Tensor, root: Tensor, rate: Tensor) -> Tensor:
+    """The second for patterns of few photons, the first for others."""
+    few = counts.mean((-2, -1), keepdim=True) < FEW_PHOTONS
+    made = _of_amplitudes(counts, root, rate)
+    return torch.where(few, _of_photons(counts, root, rate), made) if few.any() else made
+
+
+_FACTORS = {
+    "amplitude": _of_amplitudes,
+    "poisson": _of_photons,
+    "auto": _of_few_photons,
+}
 """What to multiply the far field by, less 1: likelihood → function of I, √I and λ."""
 
 
