@@ -45,6 +45,7 @@ def evaluate(case: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
         "shift_object": physics.shift_object(patches, tf.cast(fraction, tf.float32)),
         "extract": windows,
         "assemble": physics.assemble(patches, pixel, (obj.shape[0], obj.shape[1])),
+        "laplacian": physics.laplacian(patches),
         "exit_waves": physics.exit_waves(shifted, windows),
         "far_field": waves,
         "inverse_far_field": physics.inverse_far_field(patches),

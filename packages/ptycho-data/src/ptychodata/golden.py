@@ -131,6 +131,7 @@ def evaluate(inputs: Mapping[str, NDArray[Any]]) -> Case:
         "shift_object": physics.shift_object(inputs["in_patches"], fraction),
         "extract": windows,
         "assemble": physics.assemble(inputs["in_patches"], pixel, obj.shape),
+        "laplacian": physics.laplacian(inputs["in_patches"]),
         "exit_waves": exits,
         "far_field": waves,
         "inverse_far_field": physics.inverse_far_field(inputs["in_patches"]),
