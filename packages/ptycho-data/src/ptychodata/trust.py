@@ -46,6 +46,10 @@ _EXCESS, _GOOD_R = 4.0, 0.02
 small: ten good scans and the measured star have up to 3.1, wrong probes and positions above 6
 (docs/quality.md)."""
 
+_EVEN = 2.0
+"""Variance over mean of the pixels' counts, summed over a scan, below which no beam shows: photon
+noise has 1, to 0.02 of a few thousand pixels."""
+
 
 def doubts(scan: Scan, residuals: Mapping[str, float]) -> list[str]:
     """Reasons not to believe an image, a sentence each; none for a good one.
@@ -64,8 +68,24 @@ def doubts(scan: Scan, residuals: Mapping[str, float]) -> list[str]:
             f"photon noise leaves, above {_EXCESS:g}; see whether probe (--probe solve), positions "
             "and counts are right (ptycho inspect)"
         )
+    if scan.has_dose and (spread := _spread(scan)) < _EVEN:
+        found.append(
+            f"the patterns are even: over the detector their sum varies by {spread:.3g} times what "
+            f"photon noise does, below {_EVEN:g}, so that no beam shows; see whether these are "
+            "dark frames, and whether the shutter was open"
+        )
     findings = domain_findings(scan, domain_evidence(scan), whole=False)
     return found + [f"{f.message}; {f.hint}" for f in findings if f.name == "domain"]
+
+
+def _spread(scan: Scan) -> float:
+    """Variance over mean of the pixels' summed counts; 1 where light is even."""
+    index = np.unique(np.linspace(0, len(scan) - 1, _SAMPLE).astype(np.int64))
+    valid, counts = scan.valid(index), scan.amplitude(index).astype(np.float64) ** 2
+    shown = np.ones(counts.shape) if valid is None else np.broadcast_to(valid, counts.shape)
+    total, seen = (counts * shown).sum(0), shown.sum(0)
+    pixels = total[seen == seen.max()]
+    return float(pixels.var() / max(pixels.mean(), 1e-30))
 
 
 def halves(
