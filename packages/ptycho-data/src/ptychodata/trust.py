@@ -80,7 +80,7 @@ def doubts(scan: Scan, residuals: Mapping[str, float]) -> list[str]:
 
 def _spread(scan: Scan) -> float:
     """Variance over mean of the pixels' summed counts; 1 where light is even."""
-    index = np.unique(np.linspace(0, len(scan) - 1, _SAMPLE).astype(np.int64))
+    index = _sample(scan)
     valid, counts = scan.valid(index), scan.amplitude(index).astype(np.float64) ** 2
     shown = np.ones(counts.shape) if valid is None else np.broadcast_to(valid, counts.shape)
     total, seen = (counts * shown).sum(0), shown.sum(0)
@@ -120,7 +120,7 @@ def scan_statistics(scan: Scan) -> dict[str, float]:
         their mean over the scan, Σ|√I − ⟨√I⟩| / Σ√I; ``step_per_probe``, the median distance to
         the nearest position over the probe's radius of gyration.
     """
-    index = np.unique(np.linspace(0, len(scan) - 1, _SAMPLE).astype(np.int64))
+    index = _sample(scan)
     valid = scan.valid(index)
     amplitude = scan.amplitude(index) * (1.0 if valid is None else valid)
     mean, total = amplitude.mean(axis=0), float(amplitude.sum(dtype=np.float64))
@@ -135,6 +135,11 @@ def scan_statistics(scan: Scan) -> dict[str, float]:
         "probe_width": probe_px / scan.N,
         "step_per_probe": _step_px(scan.positions_px) / probe_px,
     }
+
+
+def _sample(scan: Scan) -> NDArray[np.int64]:
+    """Patterns that stand for a scan, from all over it."""
+    return np.unique(np.linspace(0, len(scan) - 1, _SAMPLE).astype(np.int64))
 
 
 def _gyration_px(density: NDArray[np.floating]) -> float:
