@@ -4,7 +4,7 @@ r"""How far from the known objects of new scans of the corpus a network's images
         [--bundle FILE] [--scans 30]
 
 Scans of N = 64 that overlap, of a seed that no training has had.  Prints the mean logarithm of the
-squared error that pretraining minimises (``ptychotorch.pretraining.object_error``) after the last
+squared error that pretraining minimises (``ptychotorch.training.object_error``) after the last
 pass, for the network and for the same passes without corrections, and their difference with its
 standard error.
 """
@@ -21,10 +21,12 @@ from ptychodata.contracts import Scan
 from ptychodata.corpus import CorpusRanges, draw_scan
 from ptychodata.grouping import redundancy
 from ptychodata.pretrained import PRETRAINED
+from ptychodata.unrolled import LEAST_ERROR
 from ptychotorch import physics
 from ptychotorch.merging import canvases
 from ptychotorch.networks import Network, build_network
-from ptychotorch.pretraining import LEAST_ERROR, known_batch, object_error
+from ptychotorch.pretraining import known_batch
+from ptychotorch.training import object_error
 from ptychotorch.weights import from_arrays
 
 SEED = 991

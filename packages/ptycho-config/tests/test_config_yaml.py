@@ -145,7 +145,7 @@ def _resolved(draw: st.DrawFn) -> Resolved:
     for shared in ("nphotons", "batch_size"):  # a flag must suit every section that has it
         if flags.get(shared, 1) is None:
             del flags[shared]
-    if flags.get("model_type") == "supervised":
+    if flags.get("model_type") in ("supervised", "distilled"):
         flags["probe_trainable"] = False
     if flags.get("probe") == "bundle":  # of inference alone
         del flags["probe"]

@@ -50,6 +50,19 @@ def test_without_a_bundle_the_pretrained_network_serves(scan):
     assert not np.array_equal(image.obj[:40, :40], refined.obj[:40, :40])
 
 
+def test_a_bundle_goes_on_learning_what_more_passes_come_to():
+    hard = simulate_scan(
+        N=32, n_patterns=64, overlap=0.55, object_kind="natural", probe_kind="zone-plate", seed=3
+    )
+    given = {"probe": "file", "accelerator": "cpu"}
+    deep = SMALL | {"unrolled_steps": 4}
+    start = ptychotorch.train(hard, epochs=1, n_groups=6, **given, **deep)
+    tuned = ptychotorch.train(hard, start=start, epochs=4, n_groups=15, learning_rate=2e-3, **given)
+    assert tuned.config["training"]["model_type"] == "distilled"
+    losses = tuned.history["val_loss"]
+    assert losses[-1] < losses[0] - 0.2  # of the logarithm of the squared error
+
+
 def test_the_solver_goes_on_from_an_image(scan):
     told = []
     first = ptychotorch.reconstruct(scan, epochs=2, accelerator="cpu", report=told.append)

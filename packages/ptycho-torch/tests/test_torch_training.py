@@ -13,7 +13,7 @@ from ptychodata.simulate import simulate
 from ptychodata.training.labels import known_windows
 from ptychotorch import physics, training
 from ptychotorch.networks import build_network
-from ptychotorch.training import ProbeParameter, in_phase, label_misfit, train
+from ptychotorch.training import ProbeParameter, label_misfit, object_error, train
 from ptychotorch.weights import to_arrays
 
 
@@ -290,12 +290,15 @@ def test_absent_gpu_is_refused_with_the_remedy(run):
         run(precision="16-mixed")
 
 
-def test_a_global_phase_of_each_canvas_is_no_error_and_one_of_a_window_is():
+def test_error_of_an_object_is_that_up_to_its_own_global_phase():
     draw = torch.Generator().manual_seed(0)
-    label = torch.randn(6, 8, 8, dtype=torch.complex64, generator=draw)
-    light = torch.rand(6, 8, 8, generator=draw)
-    phase = torch.tensor([3.0, -0.4]).repeat_interleave(3)[:, None, None]
-    turned = label * torch.polar(torch.ones_like(phase), phase)
-    torch.testing.assert_close(in_phase(turned, label, light, canvases=2), label)
-    apart = in_phase(turned, label, light, canvases=1)
-    assert float(label_misfit(apart, label, light)) > 1
+    known = torch.randn(2, 24, 8, dtype=torch.complex64, generator=draw)
+    light = torch.rand(2, 24, 8, generator=draw)
+    turned = known * torch.polar(torch.ones(2), torch.tensor([3.0, -0.4]))[:, None, None]
+    torch.testing.assert_close(
+        object_error(turned, known, light), torch.zeros(2), atol=1e-10, rtol=0
+    )
+    apart = turned.view(1, 48, 8), known.view(1, 48, 8), light.view(1, 48, 8)
+    assert float(object_error(*apart)) > 0.5
+    even = torch.full_like(known, 1.0)  # Σ w |0.9 − 1|² / Σ w 0.001
+    torch.testing.assert_close(object_error(0.9 * even, even, light), torch.full((2,), 10.0))

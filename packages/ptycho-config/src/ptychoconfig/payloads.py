@@ -1,7 +1,9 @@
 """What a backend is given: settings that were resolved once, and are not questioned again."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +22,7 @@ from ptychoconfig.schema import (
     Section,
     SolverConfig,
     TrainingConfig,
+    distilled_defaults,
 )
 
 __all__ = [
@@ -153,6 +156,7 @@ def create_training_payload(
     environment: Mapping[str, str] | None = None,
     config_file: Path | None = None,
     bundle_config: Mapping[str, Mapping[str, object]] | None = None,
+    patterns: int = sys.maxsize,
 ) -> TrainingPayload:
     """Resolve the settings of a training run.
 
@@ -163,6 +167,7 @@ def create_training_payload(
         config_file: YAML file of settings.
         bundle_config: settings of the bundle to begin with, whose network it is to be; the groups
             may be others.
+        patterns: of the smallest scan; a default group holds no more of those to train on.
 
     Raises:
         ConfigError: a setting is unknown, out of bounds, or contradicts N or the bundle; or a flag
@@ -172,7 +177,8 @@ def create_training_payload(
     """
     model_of = {} if bundle_config is None else _bundled_model(bundle_config)
     given = {k: v for k, v in model_of.items() if k not in ("N", "gridsize")}
-    resolved = resolve(
+    settle = partial(
+        resolve,
         ("model", "data", "training", "execution"),
         flags=flags,
         environment=environment,
@@ -181,6 +187,13 @@ def create_training_payload(
         derived_source=Source.BUNDLE if given else Source.DATA,
         fixed=True,
     )
+    resolved = settle()
+    training = _section(resolved, TrainingConfig)
+    free = resolved.sources["training.model_type"] == Source.DEFAULT
+    teaches = given.get("architecture") == "unrolled" and not training.probe_trainable
+    if training.model_type == "distilled" or (free and teaches):
+        kept = patterns - int(patterns * training.val_fraction)
+        resolved = settle(suggested={"model_type": "distilled", **distilled_defaults(kept)})
     model = _section(resolved, ModelConfig)
     _refuse_flags_of_others(model.architecture, flags)
     return TrainingPayload(

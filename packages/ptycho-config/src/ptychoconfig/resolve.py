@@ -114,6 +114,7 @@ def resolve(
     derived: Mapping[str, object] = _NOTHING,
     derived_source: Source = Source.DATA,
     fixed: bool = False,
+    suggested: Mapping[str, object] = _NOTHING,
 ) -> Resolved:
     """Resolve the settings of some sections.
 
@@ -125,6 +126,7 @@ def resolve(
         derived: field → value, known from the data or the bundle.
         derived_source: which of the two.
         fixed: derived values are facts, which a stronger source may repeat but not change.
+        suggested: field → value, defaults that go before those of the architecture.
 
     Raises:
         ConfigError: an unknown name, a value out of bounds, or one that contradicts a fact, with
@@ -147,7 +149,7 @@ def resolve(
     ):
         for name, fields in layer.items():
             settings[name].update(fields)
-    _fill_architecture_defaults(settings)
+    _fill_architecture_defaults(settings, suggested)
     sections = {name: _build(name, settings[name]) for name in section_names}
     if fixed:
         _refuse_contradictions(sections, settings, derived, derived_source)
@@ -203,11 +205,12 @@ def _unknown_variable(name: str, fields: Mapping[str, str]) -> str:
     return f"{name}: expected a variable that names a setting, found none of this name{meant}"
 
 
-def _fill_architecture_defaults(settings: _Settings) -> None:
+def _fill_architecture_defaults(settings: _Settings, suggested: Mapping[str, object]) -> None:
     default = _Setting(ModelConfig.model_fields["architecture"].default, Source.DEFAULT)
     architecture = str(settings["model"].get("architecture", default).value)
     for name, fields in ARCHITECTURE_DEFAULTS.get(architecture, {}).items():
-        for field, value in fields.items():
+        mine = {field: suggested[field] for field in SECTIONS[name].model_fields.keys() & suggested}
+        for field, value in (fields | mine).items():
             setting = _Setting(value, Source.ARCHITECTURE, architecture)
             settings[name].setdefault(field, setting)
 

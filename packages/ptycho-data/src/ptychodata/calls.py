@@ -114,7 +114,8 @@ class Calls:
 
         Args:
             scans: what to learn from, each with its own probe and dose.
-            start: a bundle, or ``pretrained``, whose weights to begin with.
+            start: a bundle, or ``pretrained``, whose weights to begin with; `unrolled` then learns
+                what many more passes over the scans come to (``model_type="distilled"``).
             run_dir: existing folder for ``checkpoints/`` and ``metrics.csv``; None keeps neither.
             resume: checkpoint in a ``run_dir`` to go on from.
             config_file: YAML file of settings.

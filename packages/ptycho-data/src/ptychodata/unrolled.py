@@ -12,7 +12,9 @@ __all__ = [
     "FED",
     "FLOOR",
     "FOLD",
+    "LEAST_ERROR",
     "LEAST_MISFIT",
+    "LEAST_VARIANCE",
     "NOISE",
     "NORM_EPSILON",
     "TILE",
@@ -34,6 +36,10 @@ EVEN = 2 * FOLD
 """Pixels that the finest level's even sides are multiples of."""
 FLOOR = 0.02
 """β, the share of the typical illumination that is added to a pixel's."""
+LEAST_ERROR = 2e-3
+"""Added to an object's relative error before its logarithm is taken: what is good enough."""
+LEAST_VARIANCE = 1e-3
+"""Added to the variance of an object, by which its error is divided."""
 LEAST_MISFIT = 0.1
 """Added to the misfit before its logarithm is taken."""
 NOISE = 9.0

@@ -8,6 +8,7 @@ from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPaylo
 from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan, Solution
+from ptychodata.training.teacher import taught
 
 from ._start import start_tensorflow
 
@@ -60,6 +61,8 @@ class TensorFlowBackend:
         start_tensorflow()
         from .training import train
 
+        if start is not None and payload.training.model_type == "distilled":
+            scans = taught(self.infer, scans, payload, start, report)
         return train(scans, payload, run_dir, report, should_stop, resume, preview, start)
 
     def infer(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tensorflow import Tensor
 
 from ptychoconfig.payloads import TrainingPayload
+from ptychodata import unrolled
 from ptychodata.contracts import Scan
 from ptychodata.training.batches import Batch, GroupReader, Rows, group_redundancies
 from ptychodata.training.schedule import step_weights
@@ -18,11 +19,12 @@ from .batches import batch_of, tensors_of
 from .clipping import clip_gradients
 from .merging import Passes, members, rounds_of, unseen
 from .networks import Network, State
+from .networks.unrolled import typical
 from .optimizers import Optimizer
 from .probe import LearnedProbe, modes_of
 from .strategy import worker
 
-__all__ = ["Learner", "in_phase", "label_misfit"]
+__all__ = ["Learner", "label_misfit", "object_error"]
 
 _Inputs = dict[str, Any]
 
@@ -44,21 +46,29 @@ def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
     return tf.reduce_sum(light * error) / tf.reduce_sum(light)
 
 
-def in_phase(patches: Tensor, label: Tensor, light: Tensor, members: int) -> Tensor:
-    """Windows turned by the global phase of their object, arg Σ w O Y*, which no pattern tells.
+def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
+    """How far objects are from known ones up to a global phase: (G,).
+
+    ε = Σ w |e^{−iφ} O − Y|² / Σ w (|Y − Ȳ|² + 0.001) with φ = arg Σ w O Y*, w = min(W/W̄, 1/4) and
+    the mean Ȳ weighted by w, as on Torch.
 
     Args:
-        patches: (B, N, N) complex windows O, so many ``members`` of each group together.
-        label: (B, N, N) the known ones, Y.
-        light: (B, N, N) weights w.
-        members: how many.
+        obj: (G, H, W) complex objects O.
+        known: (G, H, W) known ones Y.
+        light: (G, H, W) illumination W.
     """
-    weight = tf.cast(light, patches.dtype)
-    overlap = tf.reduce_sum(weight * tf.stop_gradient(patches) * tf.math.conj(label), (1, 2))
-    phase = tf.math.angle(tf.reduce_sum(tf.reshape(overlap, [-1, members]), 1))
-    phase = tf.repeat(phase, members)
-    turn = tf.complex(tf.cos(phase), -tf.sin(phase))
-    return patches * turn[:, None, None]
+    weight = tf.minimum(light / typical(light), 0.25)
+    share = tf.cast(weight, obj.dtype)
+    inner = tf.reduce_sum(share * tf.stop_gradient(obj) * tf.math.conj(known), (1, 2), True)
+    angle = tf.math.angle(inner)
+    error = _square(obj * tf.complex(tf.cos(angle), -tf.sin(angle)) - known)
+    mean = tf.reduce_sum(share * known, (1, 2), True) / tf.reduce_sum(share, (1, 2), True)
+    variance = _square(known - mean) + unrolled.LEAST_VARIANCE
+    return tf.reduce_sum(weight * error, (1, 2)) / tf.reduce_sum(weight * variance, (1, 2))
+
+
+def _square(z: Tensor) -> Tensor:
+    return tf.square(tf.math.real(z)) + tf.square(tf.math.imag(z))
 
 
 class Learner:
@@ -97,7 +107,7 @@ class Learner:
         self.reader = GroupReader(
             scans,
             multiple=scans[0].N // 2 if compiled else 1,
-            labelled=self.config.model_type == "supervised",
+            labelled=self.config.labelled,
         )
         self._step = tf.function(self._apply, autograph=False, reduce_retracing=True)
         self.redundancies = group_redundancies(scans, payload)
@@ -191,7 +201,7 @@ class Learner:
         """Add the gradients of a batch to their sums, pass by pass: none goes back to another."""
         passes, judged = self._passes(given)
         sources, steps = [*self.weights, given["field"]], self.network.steps
-        course = tf.constant(step_weights(steps))
+        course = tf.constant(step_weights(steps, even=self.config.labelled))
 
         def one(step: Any, state: State, so_far: Any) -> tuple[State, Any]:
             losses, gradients = so_far
@@ -242,9 +252,11 @@ class Learner:
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
         if batch.label is not None:
             light = physics.coverage(shifted)
-            if self.network.free_phase:
-                patches = in_phase(patches, batch.label, light, len(judged))
-            return label_misfit(patches, batch.label, light)
+            if not self.network.free_phase:
+                return label_misfit(patches, batch.label, light)
+            below = -1, len(judged) * patches.shape[-1], patches.shape[-1]  # windows of a canvas
+            told = (tf.reshape(part, below) for part in (patches, batch.label, light))
+            return tf.reduce_mean(tf.math.log(object_error(*told) + unrolled.LEAST_ERROR))
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
         terms = (

@@ -8,6 +8,7 @@ from ptychoconfig.payloads import InferencePayload, SolverPayload, TrainingPaylo
 from ptychodata.backends import Preview, Report, ShouldStop, importing
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan, Solution
+from ptychodata.training.teacher import taught
 
 __all__ = ["TorchBackend"]
 
@@ -56,6 +57,8 @@ class TorchBackend:
         with importing("torch", "Torch"):
             from .training import train
 
+        if start is not None and payload.training.model_type == "distilled":
+            scans = taught(self.infer, scans, payload, start, report)
         return train(scans, payload, run_dir, report, should_stop, resume, preview, start)
 
     def pretrain(

@@ -58,7 +58,7 @@ def make_loader(
         working["persistent_workers"] = execution.persistent_workers
         working["prefetch_factor"] = execution.prefetch_factor
     return DataLoader(
-        GroupDataset(scans, labelled=payload.training.model_type == "supervised"),
+        GroupDataset(scans, labelled=payload.training.labelled),
         sampler=rows,
         batch_size=None,
         num_workers=execution.num_workers,

@@ -4,13 +4,9 @@ Every step draws a few scans of the corpus (``ptychodata.corpus``); the network 
 each, as inference does, or in some draws of single patterns, and after each pass the loss is
 
 .. math::
-    \log\bigl(\varepsilon + 0.002\bigr), \qquad
-    \varepsilon = \frac{\sum w\,|e^{-i\varphi} O - Y|^2}
-                       {\sum w\,(|Y - \bar Y|^2 + 0.001)}, \qquad
-    w = \min(W / \bar W, 1/4)
+    \log\bigl(\varepsilon + 0.002\bigr)
 
-with the known object Y, its mean Ȳ weighted by w, the illumination W, its typical value W̄ and the
-global phase φ = arg Σ w O Y*, which no pattern tells.  Where the power of the probe is not known it
+with the error ε of ``training.object_error``.  Where the power of the probe is not known it
 is taken from the patterns, as if the object absorbed nothing; a probe that is a times too weak asks
 for the object Y/a, and Y stands for that.  The logarithm makes an error of a hundredth that is
 halved count as much as one of a half.  A known object tells what a likelihood hardly does: the low
@@ -42,6 +38,7 @@ from ptychodata.physics import split_positions
 from ptychodata.stitching import plan_canvas
 from ptychodata.training.checkpoints import identity
 from ptychodata.training.outcome import trained_bundle
+from ptychodata.unrolled import LEAST_ERROR
 
 from . import __version__, physics
 from .batches import Batch, GroupDataset, make_batch
@@ -50,11 +47,11 @@ from .clipping import clip_gradients
 from .device import choose_device, choose_dtype
 from .merging import canvases
 from .networks import build_network
-from .networks.unrolled import typical
 from .optimizers import build_optimizer
+from .training import object_error
 from .weights import from_arrays, to_arrays
 
-__all__ = ["LEAST_ERROR", "known_batch", "object_error", "pretrain"]
+__all__ = ["known_batch", "pretrain"]
 
 SCANS_PER_STEP = 2
 SINGLE_SHOT, SINGLES = 0.08, 8
@@ -65,7 +62,6 @@ MEAN_OVER = 500
 """Steps that the mean of the weights goes back."""
 
 _RANGES = CorpusRanges()
-LEAST_ERROR, _LEAST_VARIANCE = 2e-3, 1e-3
 _STATISTICS_OF = 128  # scans that the statistics in the bundle are taken from
 
 
@@ -92,23 +88,6 @@ def pretrain(
         run.keep(payload.execution.checkpoint_interval)
     run.keep(0.0)
     return run.bundle()
-
-
-def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
-    """ε of each canvas, 0 for the known object: (G,).
-
-    Args:
-        obj: (G, H, W) complex objects O.
-        known: (G, H, W) known ones Y.
-        light: (G, H, W) illumination W.
-    """
-    weight = (light / typical(light)).clamp(max=0.25)
-    inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
-    phase = inner / inner.abs().clamp_min(1e-30)
-    error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
-    mean = (weight * known).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
-    variance = (known - mean).abs().square() + _LEAST_VARIANCE
-    return (weight * error).sum((-2, -1)) / (weight * variance).sum((-2, -1))
 
 
 class _Run:

@@ -2,8 +2,9 @@
 
 No ground truth is used.  In each step the network makes objects of a few groups of patterns, and
 the forward model predicts patterns of the same groups that the network was not shown; the loss
-after every pass counts, the last one most.  Supervised training has the same steps, and compares
-windows of the object with known ones instead, those of `unrolled` up to the object's global phase.
+after every pass counts, the last one most.  Supervised and distilled training have the same steps,
+and compare windows of the object with known ones instead, those of `unrolled` by the logarithm of
+their error up to a global phase, as pretraining does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 from ptychoconfig.errors import NumericalError
 from ptychoconfig.payloads import TrainingPayload
 from ptychoconfig.schema import TrainingConfig
+from ptychodata import unrolled
 from ptychodata.backends import Preview, Report, ShouldStop
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Scan
@@ -44,6 +46,7 @@ from .device import choose_device, choose_dtype
 from .health import HealthMonitor
 from .merging import refine, unseen
 from .networks import Network, build_network, refuse_other_sizes
+from .networks.unrolled import typical
 from .optimizers import build_optimizer
 from .previews import Previews
 from .progress import Mean, Reporter
@@ -51,7 +54,7 @@ from .sharding import refuse_unshardable, shard
 from .trainer import build_trainer, quiet_lightning
 from .weights import from_arrays, to_arrays
 
-__all__ = ["in_phase", "label_misfit", "train"]
+__all__ = ["label_misfit", "object_error", "train"]
 
 
 def train(
@@ -119,18 +122,29 @@ def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
     return (light * error).sum() / light.sum()
 
 
-def in_phase(patches: Tensor, label: Tensor, light: Tensor, canvases: int) -> Tensor:
-    """Windows turned by the global phase of their object, arg Σ w O Y*, which no pattern tells.
+def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
+    r"""How far objects are from known ones, 0 for the known object: (G,).
+
+    .. math::
+        \varepsilon = \frac{\sum w\,|e^{-i\varphi} O - Y|^2}
+                           {\sum w\,(|Y - \bar Y|^2 + 0.001)}, \qquad
+        w = \min(W / \bar W, 1/4)
+
+    with the mean Ȳ weighted by w, the typical illumination W̄ and the global phase
+    φ = arg Σ w O Y*, which no pattern tells.
 
     Args:
-        patches: (B, N, N) complex windows O, as many of each canvas, one canvas after the other.
-        label: (B, N, N) the known ones, Y.
-        light: (B, N, N) weights w.
-        canvases: how many.
+        obj: (G, H, W) complex objects O.
+        known: (G, H, W) known ones Y.
+        light: (G, H, W) illumination W.
     """
-    overlap = (light * patches.detach() * label.conj()).sum((1, 2)).view(canvases, -1)
-    phase = overlap.sum(1).angle().repeat_interleave(overlap.shape[1])
-    return patches * torch.polar(torch.ones_like(phase), -phase)[:, None, None]
+    weight = (light / typical(light)).clamp(max=0.25)
+    inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
+    phase = inner / inner.abs().clamp_min(1e-30)
+    error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
+    mean = (weight * known).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
+    variance = (known - mean).abs().square() + unrolled.LEAST_VARIANCE
+    return (weight * error).sum((-2, -1)) / (weight * variance).sum((-2, -1))
 
 
 class ProbeParameter(nn.Module):
@@ -243,7 +257,7 @@ class _Training(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         hidden = unseen(self.network, batch)
         losses = list(self._misfits(batch, hidden, hidden if hidden.any() else ~hidden))
-        weights = step_weights(len(losses))
+        weights = step_weights(len(losses), even=batch.label is not None)
         loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
             raise NumericalError(
@@ -270,9 +284,12 @@ class _Training(LightningModule):
             self.last = patches.detach(), shifted.detach(), batch
             if counted.label is not None:
                 made, light = patches[judged], physics.coverage(shifted[judged])
-                if self.network.free_phase:
-                    made = in_phase(made, counted.label, light, batch.canvases)
-                yield label_misfit(made, counted.label, light)
+                if self.network.free_phase:  # the windows of a canvas, one below the other
+                    below = batch.canvases, -1, made.shape[-1]
+                    parts = (part.reshape(below) for part in (made, counted.label, light))
+                    yield torch.log(object_error(*parts) + unrolled.LEAST_ERROR).mean()
+                else:
+                    yield label_misfit(made, counted.label, light)
             else:
                 yield self._misfit(patches[judged], shifted[judged], counted)
 

@@ -64,7 +64,8 @@ StartOption = Annotated[
         "--from",
         metavar="pretrained|BUNDLE",
         help="Begin with the weights of a bundle, or of the pretrained network, not with random "
-        "ones; the network is then that of the bundle.",
+        "ones; the network is then that of the bundle, and `unrolled` learns what many more passes "
+        "over the scans come to (--model-type distilled).",
     ),
 ]
 

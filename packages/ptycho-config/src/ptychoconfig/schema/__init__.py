@@ -19,6 +19,7 @@ from ptychoconfig.schema.learning import (
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
+    distilled_defaults,
 )
 from ptychoconfig.schema.running import EvaluationConfig, ExecutionConfig
 from ptychoconfig.schema.scans import DataConfig, SimulationConfig
@@ -40,6 +41,7 @@ __all__ = [
     "SimulationConfig",
     "SolverConfig",
     "TrainingConfig",
+    "distilled_defaults",
 ]
 
 SECTIONS: dict[str, type[Section]] = {

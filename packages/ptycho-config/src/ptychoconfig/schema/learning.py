@@ -1,5 +1,6 @@
 """Settings of a network: what it is, how it is trained, how it is applied."""
 
+from math import isqrt
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -22,6 +23,7 @@ __all__ = [
     "InferenceConfig",
     "ModelConfig",
     "TrainingConfig",
+    "distilled_defaults",
 ]
 
 _DEFAULT_STEPS = (
@@ -39,7 +41,7 @@ class ModelConfig(Section):
         64, description="Side of a diffraction pattern in pixels; taken from the data."
     )
     gridsize: int = Field(
-        3, ge=1, le=8, description="Side of a group: C = gridsize² overlapping patterns."
+        3, ge=1, le=16, description="Side of a group: C = gridsize² overlapping patterns."
     )
     unrolled_steps: int = Field(
         8, ge=1, le=64, description="Update steps of `unrolled`, all with the same weights."
@@ -109,11 +111,13 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """What is minimised, on which groups, for how long."""
 
-    model_type: Literal["pinn", "supervised"] = Field(
+    model_type: Literal["pinn", "supervised", "distilled"] = Field(
         "pinn",
-        description="What the network learns from: the patterns, by the physics (`pinn`), or a "
-        "known object, from the file's patches `Y` or cut out of its object (`supervised`; the "
-        "weights of the losses do not count then).",
+        description="What the network learns from: the patterns, by the physics (`pinn`); a "
+        "known object, from the file's patches `Y` or cut out of its object (`supervised`); or the "
+        "object that many more passes over the same patterns come to (`distilled`, the default of "
+        "`unrolled` with --from unless the probe is learned). The weights of the losses count for "
+        "`pinn` alone.",
     )
     epochs: int | None = Field(
         None,
@@ -230,12 +234,17 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _learnable(self) -> "TrainingConfig":
-        if self.model_type == "supervised" and self.probe_trainable:
+        if self.labelled and self.probe_trainable:
             raise ValueError(
-                "expected --no-probe-trainable with --model-type supervised, whose loss does not "
-                "depend on the probe, found --probe-trainable; leave one out"
+                f"expected --no-probe-trainable with --model-type {self.model_type}, whose loss "
+                "does not depend on the probe, found --probe-trainable; leave one out"
             )
         return self
+
+    @property
+    def labelled(self) -> bool:
+        """Whether windows of an object, not patterns, are what the loss compares."""
+        return self.model_type != "pinn"
 
     @model_validator(mode="after")
     def _some_loss(self) -> "TrainingConfig":
@@ -307,6 +316,18 @@ ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
     "hybrid-resnet": _FROM_PATTERNS,
 }
 """Defaults that depend on the network: architecture → section → field → value."""
+
+
+def distilled_defaults(patterns: int) -> dict[str, object]:
+    """Defaults of ``distilled``: canvases large enough for the low frequencies, which come last.
+
+    Args:
+        patterns: to train on, of the smallest scan.
+    """
+    side = min(12, isqrt(patterns))
+    groups = min(50, patterns)
+    return {"gridsize": side, "neighbor_count": side**2 - 1, "n_groups": groups, "batch_size": 1}
+
 
 _FOURIER = ("fno", "ffno", "hybrid-resnet")
 

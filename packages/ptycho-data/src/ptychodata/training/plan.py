@@ -42,11 +42,14 @@ def plan_training(
         flags=flags,
         config_file=config_file,
         bundle_config=None if start is None else start.config,
+        patterns=min(map(len, scans)),
     )
     for scan in scans:
         if scan.probe is not None or payload.training.probe == "file":
             _ = scan.photon_probe  # raises where there is none, or one without power
-    if payload.training.model_type == "supervised":
+    if payload.training.model_type == "distilled":
+        _refuse_without_teacher(payload, start)
+    elif payload.training.model_type == "supervised":
         for scan in scans:
             check_labels(scan)
     elif payload.training.poisson_weight > 0 and not all(scan.has_dose for scan in scans):
@@ -55,3 +58,12 @@ def plan_training(
             f"{payload.training.poisson_weight}; give the mean photons with --nphotons"
         )
     return payload
+
+
+def _refuse_without_teacher(payload: TrainingPayload, start: Bundle | None) -> None:
+    if payload.model.architecture != "unrolled" or start is None:
+        raise ConfigError(
+            "--model-type distilled: expected `unrolled` and --from, a network that many passes "
+            f"make a teacher of, found {payload.model.architecture!r}"
+            f"{'' if start else ' without --from'}; add --from pretrained, or leave it out"
+        )

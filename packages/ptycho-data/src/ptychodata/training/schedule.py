@@ -12,8 +12,15 @@ _STEP_DISCOUNT = 0.5  # weight of an update step's loss relative to the next one
 _RISE, _FIRST, _LAST = 0.3, 1 / 25, 1 / 25e4  # of `one-cycle`: when it peaks, where it starts, ends
 
 
-def step_weights(steps: int) -> list[float]:
-    """Weight of the loss after each of a network's update steps: the last one counts 1."""
+def step_weights(steps: int, *, even: bool = False) -> list[float]:
+    """Weight of the loss after each of a network's update steps: the last one counts 1.
+
+    Args:
+        steps: how many.
+        even: for logarithms of errors, in which a late step does not count less than an early one.
+    """
+    if even:
+        return [1.0] * steps
     return [_STEP_DISCOUNT**k for k in reversed(range(steps))]
 
 
