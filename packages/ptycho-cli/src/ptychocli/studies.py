@@ -90,8 +90,6 @@ class Study:
 
 _LINES = {"object_kind": "lines", "n_patterns": 400, "overlap": 0.7, "nphotons": 1e6}
 _DONUT = {"probe_kind": "zone-plate"}
-_ORIGINAL = {"object_kind": "lines-original"}
-_ORIGINAL_TEST = {**_ORIGINAL, "step_px": 10.0, "n_patterns": 33**2}
 _DENSE = {**_LINES, "n_patterns": 800, "overlap": 0.8, "nphotons": 1e9}
 _STRUCTURED = {"probe_kind": "gaussian", "aberration_rad": 0.8, "defocus_rad": 6.0}
 _SINGLE = {
@@ -109,24 +107,15 @@ _SINGLE = {
 def _lines() -> Study:
     alone = {"merge": "none"}
     donut, coded = {**_LINES, **_DONUT}, {**_DENSE, **_STRUCTURED}
-    original = {"architecture": "cnn", "epochs": 10, "amplitude_weight": 0.0}
     return Study(
-        "Lines: overlapping patterns, single shots, and the original's protocol",
+        "Lines: overlapping patterns, and single shots",
         (
             Trial("overlap 0.7, disk", _LINES, (_LINES, _LINES)),
             Trial("overlap 0.7, donut", donut, (donut, donut)),
             Trial("single shot, disk", _DENSE, (_DENSE, _DENSE), _SINGLE, alone),
             Trial("single shot, structured", coded, (coded, coded), _SINGLE, alone),
-            Trial(
-                "cnn, original, C = 1", _ORIGINAL_TEST, (_ORIGINAL, _ORIGINAL),
-                {**original, "gridsize": 1, "mae_weight": 1.0},
-            ),
-            Trial(  # groups of patterns 4 px apart are all that it has learned
-                "cnn, original, C = 4", _ORIGINAL, (_ORIGINAL, _ORIGINAL),
-                {**original, "gridsize": 2, "object_big": False, "poisson_weight": 1.0},
-            ),
         ),
-    )  # fmt: skip
+    )
 
 
 def _dose() -> Study:
