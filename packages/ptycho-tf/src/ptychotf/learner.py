@@ -67,6 +67,18 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
     return tf.reduce_sum(weight * error, (1, 2)) / tf.reduce_sum(weight * variance, (1, 2))
 
 
+def _log_error(passes: Passes, state: State) -> Tensor:
+    """The logarithm of the error of canvases, whose known windows are put together."""
+    label = passes.batch.label
+    real, imaginary = tf.math.real(label), tf.math.imag(label)
+    fields = [real, imaginary, tf.ones_like(real), physics.coverage(passes.shifted)]
+    sums = physics.scatter(tf.stack(fields, -1), passes.index, passes.batch.shape)
+    *known, count, light = tf.unstack(tf.reshape(sums, [*passes.shape, len(fields)]), axis=-1)
+    mean = tf.complex(*(part / tf.maximum(count, 1) for part in known))
+    error = object_error(state.obj, mean, light)
+    return tf.reduce_mean(tf.math.log(error + unrolled.LEAST_ERROR))
+
+
 def _square(z: Tensor) -> Tensor:
     return tf.square(tf.math.real(z)) + tf.square(tf.math.imag(z))
 
@@ -95,6 +107,7 @@ class Learner:
     ) -> None:
         self.network, self.payload, self.strategy = network, payload, strategy
         self.config = payload.training
+        self.by_canvas = self.config.labelled and network.free_phase
         self.ranks = strategy.num_replicas_in_sync
         self.probes = [LearnedProbe(scan.photon_probe) for scan in scans]
         self.mean_photons = [scan.mean_photons for scan in scans]
@@ -201,7 +214,7 @@ class Learner:
         """Add the gradients of a batch to their sums, pass by pass: none goes back to another."""
         passes, judged = self._passes(given)
         sources, steps = [*self.weights, given["field"]], self.network.steps
-        course = tf.constant(step_weights(steps, even=self.config.labelled))
+        course = tf.constant(step_weights(steps, even=self.by_canvas))
 
         def one(step: Any, state: State, so_far: Any) -> tuple[State, Any]:
             losses, gradients = so_far
@@ -239,7 +252,8 @@ class Learner:
         """
         batch = batch_of(given, tuple(tf.unstack(given["shape"])), self.payload.model.C)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
-        hidden, overlap = unseen(self.network, batch), given["redundancy"]
+        hidden = np.arange(0) if self.by_canvas else unseen(self.network, batch)
+        overlap = given["redundancy"]
         passes = Passes(self.network, shifted, batch, overlap, given["rounds"], hidden)
         return passes, hidden if len(hidden) else np.arange(batch.per_group)
 
@@ -247,16 +261,13 @@ class Learner:
         self, given: _Inputs, passes: Passes, state: State, judged: NDArray[np.int64]
     ) -> Tensor:
         """The loss of some members of the groups; the probe is learned by it alone."""
+        if self.by_canvas:
+            return _log_error(passes, state)
         index = members(passes.batch, judged)
         patches, batch = tf.gather(passes.windows(state), index), passes.batch.part(index)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
         if batch.label is not None:
-            light = physics.coverage(shifted)
-            if not self.network.free_phase:
-                return label_misfit(patches, batch.label, light)
-            below = -1, len(judged) * patches.shape[-1], patches.shape[-1]  # windows of a canvas
-            told = (tf.reshape(part, below) for part in (patches, batch.label, light))
-            return tf.reduce_mean(tf.math.log(object_error(*told) + unrolled.LEAST_ERROR))
+            return label_misfit(patches, batch.label, physics.coverage(shifted))
         waves = physics.far_field(physics.exit_waves(shifted, patches), corner=True)
         rate = physics.intensity(waves, batch.background)
         terms = (

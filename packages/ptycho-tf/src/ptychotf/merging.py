@@ -19,8 +19,7 @@ __all__ = ["Passes", "members", "refine", "rounds_of", "unseen"]
 
 def unseen(network: Network, batch: Batch) -> NDArray[np.int64]:
     """Members of a group that a network is not shown in training; see ``hidden_members``."""
-    whole = network.group_size > 1 or batch.label is not None
-    return hidden_members(batch.per_group, whole=whole)
+    return hidden_members(batch.per_group, network.group_size > 1)
 
 
 def members(batch: Batch, chosen: NDArray[np.int64] | Tensor) -> Tensor:

@@ -18,8 +18,7 @@ __all__ = ["canvases", "refine", "unseen"]
 def unseen(network: Network, batch: Batch) -> Tensor:
     """Patterns that a network is not shown in training, ``hidden_members``: (B,) bool."""
     member = torch.arange(len(batch), device=batch.pixel.device) % batch.per_group
-    whole = network.group_size > 1 or batch.label is not None
-    hidden = hidden_members(batch.per_group, whole=whole)
+    hidden = hidden_members(batch.per_group, network.group_size > 1)
     return torch.isin(member, torch.from_numpy(hidden).to(member.device))
 
 

@@ -2,9 +2,9 @@
 
 No ground truth is used.  In each step the network makes objects of a few groups of patterns, and
 the forward model predicts patterns of the same groups that the network was not shown; the loss
-after every pass counts, the last one most.  Supervised and distilled training have the same steps,
-and compare windows of the object with known ones instead, those of `unrolled` by the logarithm of
-their error up to a global phase, as pretraining does.
+after every pass counts, the last one most.  Where the object is known, or a teacher's stands for
+it, windows are compared with it instead; those of `unrolled`, which is shown all patterns then,
+canvas by canvas, as in pretraining.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ from .clipping import clip_gradients
 from .compiling import compile_network
 from .device import choose_device, choose_dtype
 from .health import HealthMonitor
-from .merging import refine, unseen
+from .merging import canvases, refine, unseen
 from .networks import Network, build_network, refuse_other_sizes
 from .networks.unrolled import typical
 from .optimizers import build_optimizer
@@ -147,6 +147,20 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
     return (weight * error).sum((-2, -1)) / (weight * variance).sum((-2, -1))
 
 
+def known_canvases(batch: Batch, index: Tensor) -> Tensor:
+    """Known windows put together, 0 where there are none: (G, H, W) complex.
+
+    Args:
+        batch: with labels.
+        index: (B, N, N) its windows.
+    """
+    assert batch.label is not None
+    parts = [batch.label.real, batch.label.imag, torch.ones_like(batch.label.real)]
+    *sums, count = physics.scatter(torch.stack(parts, -1), index, batch.shape).unbind(-1)
+    known = torch.complex(*sums) / count.clamp_min(1)
+    return known.view(batch.canvases, -1, batch.shape[1])
+
+
 class ProbeParameter(nn.Module):
     """A probe in √photons that may be learned, at constant power and centred.
 
@@ -213,6 +227,7 @@ class _Training(LightningModule):
         self.batches = GroupSampler(scans, self.kept, payload).batches
         self.validates = any(map(len, self.held_out))
         self.redundancies = group_redundancies(scans, payload)
+        self.by_canvas = self.config.labelled and network.free_phase
         self.held_loss = Mean()
         self.sharded = payload.execution.strategy == "fsdp"
         self.last: tuple[Tensor, Tensor, Batch] | None = None
@@ -255,9 +270,8 @@ class _Training(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        hidden = unseen(self.network, batch)
-        losses = list(self._misfits(batch, hidden, hidden if hidden.any() else ~hidden))
-        weights = step_weights(len(losses), even=batch.label is not None)
+        losses = list(self._errors(batch) if self.by_canvas else self._learned(batch))
+        weights = step_weights(len(losses), even=self.by_canvas)
         loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
             raise NumericalError(
@@ -267,14 +281,33 @@ class _Training(LightningModule):
         return {"loss": loss * batch.share, "final": losses[-1].detach()}
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """The misfit of the held-out patterns, which are the anchors of their groups."""
-        anchors = torch.arange(0, len(batch), batch.per_group)
-        *_, loss = self._misfits(batch, unseen(self.network, batch), anchors)
+        """The misfit of the held-out patterns, the anchors of groups, or the error around them."""
+        if self.by_canvas:
+            *_, loss = self._errors(batch)
+        else:
+            anchors = torch.arange(0, len(batch), batch.per_group)
+            *_, loss = self._misfits(batch, unseen(self.network, batch), anchors)
         self.held_loss.add(float(loss), batch.weight / batch.per_group)
 
     def on_validation_epoch_end(self) -> None:
         """Tell the mean over the held-out patterns of all ranks."""
         self.log("val_loss", self.held_loss.take_of_all(self))
+
+    def _learned(self, batch: Batch) -> Iterator[Tensor]:
+        """The loss after each pass, of what the network was not shown, if there is any."""
+        hidden = unseen(self.network, batch)
+        return self._misfits(batch, hidden, hidden if hidden.any() else ~hidden)
+
+    def _errors(self, batch: Batch) -> Iterator[Tensor]:
+        """The logarithm of the error after each pass, all patterns being shown."""
+        shifted = physics.shift_probe(self.probes[batch.scan](), batch.fraction).detach()
+        index = physics.window_index(batch.pixel, shifted.shape[-1], batch.shape)
+        known = known_canvases(batch, index)
+        overlap = self.redundancies[batch.scan]
+        for state, sums in canvases(self.network, shifted, batch, overlap):
+            self.last = physics.gather(state.obj.detach(), index), shifted, batch
+            error = object_error(state.obj, known, sums.weight)
+            yield torch.log(error + unrolled.LEAST_ERROR).mean()
 
     def _misfits(self, batch: Batch, hidden: Tensor, judged: Tensor) -> Iterator[Tensor]:
         """The loss after each pass, of the patterns ``judged``, when some are ``hidden``."""
@@ -283,13 +316,8 @@ class _Training(LightningModule):
         for patches in refine(self.network, shifted.detach(), batch, overlap, hidden):
             self.last = patches.detach(), shifted.detach(), batch
             if counted.label is not None:
-                made, light = patches[judged], physics.coverage(shifted[judged])
-                if self.network.free_phase:  # the windows of a canvas, one below the other
-                    below = batch.canvases, -1, made.shape[-1]
-                    parts = (part.reshape(below) for part in (made, counted.label, light))
-                    yield torch.log(object_error(*parts) + unrolled.LEAST_ERROR).mean()
-                else:
-                    yield label_misfit(made, counted.label, light)
+                light = physics.coverage(shifted[judged])
+                yield label_misfit(patches[judged], counted.label, light)
             else:
                 yield self._misfit(patches[judged], shifted[judged], counted)
 

@@ -251,18 +251,18 @@ class GroupSampler:
 _ONE_IN = 4
 
 
-def hidden_members(per_group: int, *, whole: bool = False) -> NDArray[np.int64]:
+def hidden_members(per_group: int, together: bool = False) -> NDArray[np.int64]:
     """Members of a group that a network is not shown in training, and is to predict.
 
     One in four, the anchor among them: a network that is judged by the patterns that it was shown
     learns to reproduce their noise (J. Lehtinen et al., ICML (2018)).  None where a group has
-    fewer.
+    fewer, or the network takes it together.
 
     Args:
         per_group: C.
-        whole: hide none, because the network takes a group together, or is not judged by patterns.
+        together: whether the network must be given a group whole.
     """
-    shows_all = whole or per_group < _ONE_IN
+    shows_all = together or per_group < _ONE_IN
     return np.arange(0, 0 if shows_all else per_group, _ONE_IN)
 
 
@@ -289,8 +289,8 @@ def validation_rows(
         groups = group_indices(
             scan.positions_px, payload.model.gridsize, training.neighbor_count, rng, sequential=True
         )[anchors]
-        # Large groups see the scan over and over: about four times is enough to tell by.
-        groups = groups[:: max(1, groups.size // (4 * len(scan)))]
+        # Large groups see the scan over and over: about twice is enough to tell by.
+        groups = groups[:: max(1, groups.size // (2 * len(scan)))]
         size = training.batch_size
         rows += [
             Rows(number, groups[start : start + size]).part(rank, ranks)
