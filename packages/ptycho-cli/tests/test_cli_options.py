@@ -35,7 +35,7 @@ def test_flags_are_unset_by_default_and_explained(section):
 
 def test_help_shows_bounds_and_default():
     parameters = _flags("model", "training", "execution")
-    assert parameters["gridsize"].default.help.endswith("(≥ 1 and ≤ 8; default 3)")
+    assert parameters["gridsize"].default.help.endswith("(≥ 1 and ≤ 16; default 3)")
     assert parameters["seed"].default.help.endswith("default 42)")
     assert parameters["gradient_clip_val"].default.help.endswith("(> 0; default 1.0)")
     assert "> 0" in parameters["max_time"].default.help

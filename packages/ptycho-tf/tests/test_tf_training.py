@@ -128,6 +128,7 @@ def test_error_of_an_object_is_that_up_to_its_own_global_phase():
     turned = known * np.exp(1j * np.array([3.0, -0.4]))[:, None, None].astype(np.complex64)
     np.testing.assert_allclose(object_error(turned, known, light), [0, 0], atol=1e-10)
     apart = (tf.reshape(x, (1, 48, 8)) for x in (turned, known, light))
+    assert float(tf.reduce_min(object_error(turned, known, light, absolute=True))) > 0.05
     assert float(object_error(*apart)[0]) > 0.5
     even = tf.ones_like(known)  # Σ w |0.9 − 1|² / Σ w 0.001
     np.testing.assert_allclose(object_error(0.9 * even, even, light), [10, 10], rtol=1e-4)

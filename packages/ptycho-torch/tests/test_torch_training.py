@@ -299,6 +299,7 @@ def test_error_of_an_object_is_that_up_to_its_own_global_phase():
         object_error(turned, known, light), torch.zeros(2), atol=1e-10, rtol=0
     )
     apart = turned.view(1, 48, 8), known.view(1, 48, 8), light.view(1, 48, 8)
+    assert float(object_error(turned, known, light, absolute=True).min()) > 0.05
     assert float(object_error(*apart)) > 0.5
     even = torch.full_like(known, 1.0)  # Σ w |0.9 − 1|² / Σ w 0.001
     torch.testing.assert_close(object_error(0.9 * even, even, light), torch.full((2,), 10.0))

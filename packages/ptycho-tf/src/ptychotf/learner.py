@@ -46,7 +46,7 @@ def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
     return tf.reduce_sum(light * error) / tf.reduce_sum(light)
 
 
-def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
+def object_error(obj: Tensor, known: Tensor, light: Tensor, *, absolute: bool = False) -> Tensor:
     """How far objects are from known ones up to a global phase: (G,).
 
     ε = Σ w |e^{−iφ} O − Y|² / Σ w (|Y − Ȳ|² + 0.001) with φ = arg Σ w O Y*, w = min(W/W̄, 1/4) and
@@ -56,11 +56,12 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
         obj: (G, H, W) complex objects O.
         known: (G, H, W) known ones Y.
         light: (G, H, W) illumination W.
+        absolute: φ = 0, for single patterns, which nothing brings to one phase afterwards.
     """
     weight = tf.minimum(light / typical(light), 0.25)
     share = tf.cast(weight, obj.dtype)
     inner = tf.reduce_sum(share * tf.stop_gradient(obj) * tf.math.conj(known), (1, 2), True)
-    angle = tf.math.angle(inner)
+    angle = 0 * tf.abs(inner) if absolute else tf.math.angle(inner)
     error = _square(obj * tf.complex(tf.cos(angle), -tf.sin(angle)) - known)
     mean = tf.reduce_sum(share * known, (1, 2), True) / tf.reduce_sum(share, (1, 2), True)
     variance = _square(known - mean) + unrolled.LEAST_VARIANCE
@@ -75,7 +76,7 @@ def _log_error(passes: Passes, state: State) -> Tensor:
     sums = physics.scatter(tf.stack(fields, -1), passes.index, passes.batch.shape)
     *known, count, light = tf.unstack(tf.reshape(sums, [*passes.shape, len(fields)]), axis=-1)
     mean = tf.complex(*(part / tf.maximum(count, 1) for part in known))
-    error = object_error(state.obj, mean, light)
+    error = object_error(state.obj, mean, light, absolute=passes.batch.per_group == 1)
     return tf.reduce_mean(tf.math.log(error + unrolled.LEAST_ERROR))
 
 

@@ -122,7 +122,7 @@ def label_misfit(patches: Tensor, label: Tensor, light: Tensor) -> Tensor:
     return (light * error).sum() / light.sum()
 
 
-def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
+def object_error(obj: Tensor, known: Tensor, light: Tensor, *, absolute: bool = False) -> Tensor:
     r"""How far objects are from known ones, 0 for the known object: (G,).
 
     .. math::
@@ -137,10 +137,11 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor) -> Tensor:
         obj: (G, H, W) complex objects O.
         known: (G, H, W) known ones Y.
         light: (G, H, W) illumination W.
+        absolute: φ = 0, for single patterns, which nothing brings to one phase afterwards.
     """
     weight = (light / typical(light)).clamp(max=0.25)
     inner = (weight * obj.detach() * known.conj()).sum((-2, -1), keepdim=True)
-    phase = inner / inner.abs().clamp_min(1e-30)
+    phase = torch.ones_like(inner) if absolute else inner / inner.abs().clamp_min(1e-30)
     error = torch.view_as_real(obj * phase.conj() - known).square().sum(-1)
     mean = (weight * known).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
     variance = (known - mean).abs().square() + unrolled.LEAST_VARIANCE
@@ -306,7 +307,7 @@ class _Training(LightningModule):
         overlap = self.redundancies[batch.scan]
         for state, sums in canvases(self.network, shifted, batch, overlap):
             self.last = physics.gather(state.obj.detach(), index), shifted, batch
-            error = object_error(state.obj, known, sums.weight)
+            error = object_error(state.obj, known, sums.weight, absolute=batch.per_group == 1)
             yield torch.log(error + unrolled.LEAST_ERROR).mean()
 
     def _misfits(self, batch: Batch, hidden: Tensor, judged: Tensor) -> Iterator[Tensor]:
