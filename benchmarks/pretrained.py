@@ -38,6 +38,7 @@ from ptychodata.metrics import score
 from ptychodata.objects import held_out_object
 from ptychodata.pretrained import PRETRAINED
 from ptychodata.simulate import scan_of, simulate
+from ptychodata.training.teacher import uncorrected
 from ptychotorch.inference import infer
 from ptychotorch.solver import solve
 
@@ -132,8 +133,7 @@ def rows(
     scan: Scan, bundle: Bundle, reference: Path | None = None, merge: str = "scan"
 ) -> dict[str, tuple[float, float, float]]:
     """Amplitude SSIM, phase SSIM and seconds of each row."""
-    heads = [name for name in bundle.weights if "/head/" in name]
-    still = replace(bundle, weights={**bundle.weights, **{n: 0 * bundle.weights[n] for n in heads}})
+    still = uncorrected(bundle)
     one = {**still.config, "model": {**still.config["model"], "unrolled_steps": 1}}
     began = time.monotonic()
     made = {"pretrained": timed(bundle, scan, merge)}

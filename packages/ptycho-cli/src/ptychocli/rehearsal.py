@@ -90,9 +90,8 @@ def rehearse(
 
 def _short(payload: "TrainingPayload") -> "TrainingPayload":
     """The same steps, without logs, checkpoints and other processes."""
-    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     silent = {"enable_checkpointing": False, "logger": "none", "preview_every": 0}
-    return replace(payload, execution=payload.execution.model_copy(update={**alone, **silent}))
+    return replace(payload, execution=payload.execution.alone().model_copy(update=silent))
 
 
 def _with_some_probe(scan: "Scan") -> "Scan":

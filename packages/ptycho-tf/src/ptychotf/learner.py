@@ -61,23 +61,27 @@ def object_error(obj: Tensor, known: Tensor, light: Tensor, *, absolute: bool = 
     weight = tf.minimum(light / typical(light), 0.25)
     share = tf.cast(weight, obj.dtype)
     inner = tf.reduce_sum(share * tf.stop_gradient(obj) * tf.math.conj(known), (1, 2), True)
-    angle = 0 * tf.abs(inner) if absolute else tf.math.angle(inner)
+    angle = tf.zeros(()) if absolute else tf.math.angle(inner)
     error = _square(obj * tf.complex(tf.cos(angle), -tf.sin(angle)) - known)
     mean = tf.reduce_sum(share * known, (1, 2), True) / tf.reduce_sum(share, (1, 2), True)
     variance = _square(known - mean) + unrolled.LEAST_VARIANCE
     return tf.reduce_sum(weight * error, (1, 2)) / tf.reduce_sum(weight * variance, (1, 2))
 
 
-def _log_error(passes: Passes, state: State) -> Tensor:
-    """The logarithm of the error of canvases, whose known windows are put together."""
+def _log_error(passes: Passes) -> Callable[[State], Tensor]:
+    """The logarithm of the error of canvases, whose known windows are put together, once."""
     label = passes.batch.label
     real, imaginary = tf.math.real(label), tf.math.imag(label)
     fields = [real, imaginary, tf.ones_like(real), physics.coverage(passes.shifted)]
     sums = physics.scatter(tf.stack(fields, -1), passes.index, passes.batch.shape)
     *known, count, light = tf.unstack(tf.reshape(sums, [*passes.shape, len(fields)]), axis=-1)
     mean = tf.complex(*(part / tf.maximum(count, 1) for part in known))
-    error = object_error(state.obj, mean, light, absolute=passes.batch.per_group == 1)
-    return tf.reduce_mean(tf.math.log(error + unrolled.LEAST_ERROR))
+
+    def of(state: State) -> Tensor:
+        error = object_error(state.obj, mean, light, absolute=passes.batch.per_group == 1)
+        return tf.reduce_mean(tf.math.log(error + unrolled.LEAST_ERROR))
+
+    return of
 
 
 def _square(z: Tensor) -> Tensor:
@@ -214,6 +218,7 @@ class Learner:
     def _learn(self, given: _Inputs) -> tuple[Tensor, Tensor]:
         """Add the gradients of a batch to their sums, pass by pass: none goes back to another."""
         passes, judged = self._passes(given)
+        loss_of = self._loss_of(given, passes, judged)
         sources, steps = [*self.weights, given["field"]], self.network.steps
         course = tf.constant(step_weights(steps, even=self.by_canvas))
 
@@ -222,7 +227,7 @@ class Learner:
             with tf.GradientTape() as tape:
                 tape.watch(given["field"])
                 state = passes.take(step, state, learning=True)
-                loss = self._misfit(given, passes, state, judged)
+                loss = loss_of(state)
                 counted = tf.gather(course, step) * given["share"] * loss
             none = tf.UnconnectedGradients.ZERO
             found = tape.gradient(counted, sources, unconnected_gradients=none)
@@ -243,7 +248,7 @@ class Learner:
         """The misfit of anchors after the last pass, times the weight of the batch, and that."""
         passes, judged = self._passes(given)
         state, _ = passes.run(lambda step, state, _: (passes.take(step, state), ()), ())
-        loss = self._misfit(given, passes, state, judged[:1])
+        loss = self._loss_of(given, passes, judged[:1])(state)
         return self._sum(tf.stack([loss * given["weight"], given["weight"]]))
 
     def _passes(self, given: _Inputs) -> tuple[Passes, NDArray[np.int64]]:
@@ -258,12 +263,18 @@ class Learner:
         passes = Passes(self.network, shifted, batch, overlap, given["rounds"], hidden)
         return passes, hidden if len(hidden) else np.arange(batch.per_group)
 
+    def _loss_of(
+        self, given: _Inputs, passes: Passes, judged: NDArray[np.int64]
+    ) -> Callable[[State], Tensor]:
+        """The loss of the object after a pass."""
+        if self.by_canvas:
+            return _log_error(passes)
+        return lambda state: self._misfit(given, passes, state, judged)
+
     def _misfit(
         self, given: _Inputs, passes: Passes, state: State, judged: NDArray[np.int64]
     ) -> Tensor:
         """The loss of some members of the groups; the probe is learned by it alone."""
-        if self.by_canvas:
-            return _log_error(passes, state)
         index = members(passes.batch, judged)
         patches, batch = tf.gather(passes.windows(state), index), passes.batch.part(index)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)

@@ -57,8 +57,7 @@ class TorchBackend:
         with importing("torch", "Torch"):
             from .training import train
 
-        if start is not None and payload.training.model_type == "distilled":
-            scans = taught(self.infer, scans, payload, start, report)
+        scans = taught(self.infer, scans, payload, start, report)
         return train(scans, payload, run_dir, report, should_stop, resume, preview, start)
 
     def pretrain(

@@ -101,3 +101,7 @@ class ExecutionConfig(Section):
         description="Where metrics are logged, in the run directory: `csv` writes metrics.csv, the "
         "next two write that and their own, each with a package of its name.",
     )
+
+    def alone(self) -> "ExecutionConfig":
+        """The same for one process on one device."""
+        return self.model_copy(update={"devices": 1, "num_nodes": 1, "strategy": "auto"})

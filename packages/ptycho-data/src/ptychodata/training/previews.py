@@ -49,11 +49,10 @@ def as_it_stands(
         statistics={},
         versions={},
     )
-    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     settings = InferencePayload(
         model=payload.model,
         inference=InferenceConfig(),
-        execution=payload.execution.model_copy(update=alone),
+        execution=payload.execution.alone(),
         sources={},
     )
     return now, settings

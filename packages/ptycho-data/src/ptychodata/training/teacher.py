@@ -17,7 +17,7 @@ from ptychodata.backends import Report
 from ptychodata.bundle import Bundle
 from ptychodata.contracts import Reconstruction, Scan
 
-__all__ = ["PASSES", "taught"]
+__all__ = ["PASSES", "taught", "uncorrected"]
 
 PASSES = 48
 """Of the teacher: four times those that the network makes when it is applied."""
@@ -29,28 +29,35 @@ def taught(
     infer: Infer,
     scans: Sequence[Scan],
     payload: TrainingPayload,
-    start: Bundle,
+    start: Bundle | None,
     report: Report,
-) -> list[Scan]:
-    """The scans with what the teacher makes of them as their known object.
+) -> Sequence[Scan]:
+    """The scans as they are learned from: for ``distilled``, with the teacher's known object.
 
     Args:
         infer: what applies a network.
         scans: to learn from.
         payload: settings of the training.
-        start: bundle of the network that learns.
+        start: bundle that the network begins with.
         report: told how far the passes are.
     """
-    still = {name: w * 0 if "/head/" in name else w for name, w in start.weights.items()}
-    alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # every process makes the same
+    if start is None or payload.training.model_type != "distilled":
+        return scans
     asked = InferencePayload(
         model=payload.model,
         inference=InferenceConfig(passes=PASSES, probe="file", held_out_fraction=0.0),
-        execution=payload.execution.model_copy(update=alone),
+        execution=payload.execution.alone(),  # every process makes the same
         sources={},
     )
-    images = [infer(replace(start, weights=still), scan, asked, report) for scan in scans]
+    teacher = uncorrected(start)
+    images = [infer(teacher, scan, asked, report) for scan in scans]
     return [_with_truth(scan, image) for scan, image in zip(scans, images, strict=True)]
+
+
+def uncorrected(bundle: Bundle) -> Bundle:
+    """The same passes of `unrolled`, whose U-Net corrects nothing."""
+    weights = {name: w * 0 if "/head/" in name else w for name, w in bundle.weights.items()}
+    return replace(bundle, weights=weights)
 
 
 def _with_truth(scan: Scan, image: Reconstruction) -> Scan:
