@@ -14,7 +14,7 @@ from ptychodata.results import read_reconstruction
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SMALL = "--gridsize 1 --unrolled-steps 1 --unrolled-width 8 --unrolled-levels 1 --batch-size 7"
-RUN = f"{SMALL} --epochs 2 --accelerator cpu --precision 32-true --probe file --probe-trainable"
+RUN = f"{SMALL} --epochs 2 --ema-decay 0.9 --accelerator cpu --precision 32-true --probe file --probe-trainable"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -54,6 +54,7 @@ def test_a_start_teaches_itself_in_groups_that_the_scan_can_fill(scan):
     training = payload.training
     assert (training.model_type, payload.model.gridsize) == ("distilled", 7)  # 54 patterns are kept
     assert (training.neighbor_count, training.n_groups, training.batch_size) == (48, 50, 1)
+    assert (training.scheduler, training.ema_decay) == ("constant", 0.98)
     patterns = plan_training([scan], flags={"model_type": "pinn"}, start=start)
     assert (patterns.model.gridsize, patterns.training.n_groups) == (3, None)
     assert plan_training([scan], flags={}).training.model_type == "pinn"

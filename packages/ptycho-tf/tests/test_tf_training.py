@@ -55,9 +55,9 @@ def test_a_network_learns_is_bundled_and_applied(run, scan, inference_payload, t
 
 
 def test_interrupted_and_resumed_is_never_interrupted_whatever_was_asked(run):
-    """The probe is learned, gradients are summed, a plateau lowers the rate."""
+    """The probe is learned, gradients summed, weights averaged, a plateau lowers the rate."""
     flags = PROBE_SETTINGS | {"scheduler": "plateau", "plateau_threshold": 1.0}
-    flags |= {"plateau_patience": 0, "epochs": 3}
+    flags |= {"plateau_patience": 0, "epochs": 3, "ema_decay": 0.9}
     whole = run("whole", **flags)
     rates = whole.history["learning_rate"]
     assert rates[0] > rates[1] > rates[2]
@@ -90,6 +90,19 @@ def test_seed_is_kept_and_max_time_ends_the_run(run):
     assert same(one, two) and not same(one, other)
     timed = run(max_time="2s", epochs=100_000)
     assert len(timed.history["train_loss"]) < 5000
+
+
+def test_what_is_kept_is_the_mean_of_the_weights(run):
+    """One batch an epoch: what runs of one, two and three steps end with is averaged."""
+    flags = {"scheduler": "constant", "batch_size": 100}
+    weights = [run(epochs=n, **flags).weights for n in (1, 2, 3)]
+    kept = run(epochs=3, ema_decay=0.9, **flags).weights
+    for name, newest in weights[-1].items():
+        mean = weights[0][name]
+        for step in (1, 2):  # each takes the share 10 / (step + 10)
+            mean = mean + (weights[step][name] - mean) * 10 / (step + 10)
+        np.testing.assert_allclose(kept[name], mean, rtol=1e-5, atol=1e-7)
+        assert not np.array_equal(kept[name], newest)
 
 
 def test_settings_of_the_loss_and_supervised_training(run, scan):

@@ -56,6 +56,7 @@ def same(one, other):
         {"accumulate_grad_batches": 3, "probe_trainable": True},
         {"scheduler": "plateau", "plateau_threshold": 1.0, "plateau_patience": 0},
         {"scheduler": "exponential", "val_fraction": 0, "num_workers": 1},
+        {"ema_decay": 0.9},
         {
             "early_stop_patience": 1,
             "val_fraction": 0.2,

@@ -61,6 +61,19 @@ def test_same_seed_gives_the_same_weights(run, seed):
     assert any(not np.array_equal(first.weights[k], other.weights[k]) for k in first.weights)
 
 
+def test_what_is_kept_is_the_mean_of_the_weights(run):
+    """One batch an epoch: what runs of one, two and three steps end with is averaged."""
+    flags = {"scheduler": "constant", "batch_size": 100, "unrolled_steps": 1}
+    weights = [run(epochs=n, **flags)[0].weights for n in (1, 2, 3)]
+    kept = run(epochs=3, ema_decay=0.9, **flags)[0].weights
+    for name, newest in weights[-1].items():
+        mean = weights[0][name]
+        for step in (1, 2):  # each takes the share 10 / (step + 10)
+            mean = mean + (weights[step][name] - mean) * 10 / (step + 10)
+        np.testing.assert_allclose(kept[name], mean, rtol=1e-5, atol=1e-7)
+        assert not np.array_equal(kept[name], newest)
+
+
 @pytest.mark.parametrize("loss", ["poisson_weight", "amplitude_weight", "mae_weight"])
 def test_every_loss_trains(run, noisy, loss):
     weights = {"poisson_weight": 0, "amplitude_weight": 0, "mae_weight": 0, loss: 1}

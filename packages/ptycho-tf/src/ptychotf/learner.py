@@ -12,17 +12,18 @@ from ptychoconfig.payloads import TrainingPayload
 from ptychodata import unrolled
 from ptychodata.contracts import Scan
 from ptychodata.training.batches import Batch, GroupReader, Rows, group_redundancies
-from ptychodata.training.schedule import step_weights
+from ptychodata.training.schedule import mean_share, step_weights
 
 from . import physics
 from .batches import batch_of, tensors_of
 from .clipping import clip_gradients
 from .merging import Passes, members, rounds_of, unseen
-from .networks import Network, State
+from .networks import Network, State, build_network
 from .networks.unrolled import typical
 from .optimizers import Optimizer
 from .probe import LearnedProbe, modes_of
 from .strategy import worker
+from .weights import from_arrays, move_mean, to_arrays
 
 __all__ = ["Learner", "label_misfit", "object_error"]
 
@@ -112,6 +113,10 @@ class Learner:
     ) -> None:
         self.network, self.payload, self.strategy = network, payload, strategy
         self.config = payload.training
+        self.mean = build_network(payload.model) if self.config.ema_decay else None
+        if self.mean is not None:
+            from_arrays(self.mean, to_arrays(network))
+            self.mean.compute_dtype = network.compute_dtype
         self.by_canvas = self.config.labelled and network.free_phase
         self.ranks = strategy.num_replicas_in_sync
         self.probes = [LearnedProbe(scan.photon_probe) for scan in scans]
@@ -130,6 +135,11 @@ class Learner:
         self._step = tf.function(self._apply, autograph=False, reduce_retracing=True)
         self.redundancies = group_redundancies(scans, payload)
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}
+
+    @property
+    def outcome(self) -> Network:
+        """What is validated and kept: the network, or the one of its mean weights."""
+        return self.mean or self.network
 
     def read(self, rows: Rows) -> list[Batch[NDArray[Any]]]:
         """The parts of a batch that the replicas of this process take."""
@@ -152,8 +162,10 @@ class Learner:
 
     def step(self, rate: float) -> None:
         """Take a step along the summed gradients, which begin anew."""
+        share = mean_share(self.optimizer.steps, self.config.ema_decay)
         corrections = self.optimizer.next_corrections()
-        self.strategy.run(self._step, args=(tf.constant(rate, tf.float32), corrections))
+        figures = tf.constant([rate, share], tf.float32)
+        self.strategy.run(self._step, args=(figures, corrections))
         if self.config.probe_trainable:
             for probe in self.probes:
                 length = self.config.probe_learning_rate * rate / self.config.learning_rate
@@ -217,7 +229,7 @@ class Learner:
 
     def _learn(self, given: _Inputs) -> tuple[Tensor, Tensor]:
         """Add the gradients of a batch to their sums, pass by pass: none goes back to another."""
-        passes, judged = self._passes(given)
+        passes, judged = self._passes(self.network, given)
         loss_of = self._loss_of(given, passes, judged)
         sources, steps = [*self.weights, given["field"]], self.network.steps
         course = tf.constant(step_weights(steps, even=self.by_canvas))
@@ -246,21 +258,21 @@ class Learner:
 
     def _measure(self, given: _Inputs) -> Tensor:
         """The misfit of anchors after the last pass, times the weight of the batch, and that."""
-        passes, judged = self._passes(given)
+        passes, judged = self._passes(self.outcome, given)
         state, _ = passes.run(lambda step, state, _: (passes.take(step, state), ()), ())
         loss = self._loss_of(given, passes, judged[:1])(state)
         return self._sum(tf.stack([loss * given["weight"], given["weight"]]))
 
-    def _passes(self, given: _Inputs) -> tuple[Passes, NDArray[np.int64]]:
+    def _passes(self, network: Network, given: _Inputs) -> tuple[Passes, NDArray[np.int64]]:
         """The passes over a batch, and the members of its groups that are judged.
 
         These are the hidden ones, all if none is hidden, the anchor first.
         """
         batch = batch_of(given, tuple(tf.unstack(given["shape"])), self.payload.model.C)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
-        hidden = np.arange(0) if self.by_canvas else unseen(self.network, batch)
+        hidden = np.arange(0) if self.by_canvas else unseen(network, batch)
         overlap = given["redundancy"]
-        passes = Passes(self.network, shifted, batch, overlap, given["rounds"], hidden)
+        passes = Passes(network, shifted, batch, overlap, given["rounds"], hidden)
         return passes, hidden if len(hidden) else np.arange(batch.per_group)
 
     def _loss_of(
@@ -297,7 +309,8 @@ class Learner:
             return values
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
-    def _apply(self, rate: Tensor, corrections: Tensor) -> None:
+    def _apply(self, figures: Tensor, corrections: Tensor) -> None:
+        rate, share = tf.unstack(figures)
         gradients: list[Tensor] = [tf.identity(total) for total in self.sums]
         config = self.config
         if config.gradient_clip_val is not None:
@@ -305,5 +318,7 @@ class Learner:
                 self.weights, gradients, config.gradient_clip_algorithm, config.gradient_clip_val
             )
         self.optimizer.apply(gradients, rate, corrections)
+        if self.mean is not None:
+            move_mean(self.mean, self.network, share)
         for total in self.sums:
             total.assign(tf.zeros_like(total))

@@ -56,6 +56,6 @@ class Previews:
     def _image(self) -> Reconstruction:
         """What the network as it stands makes of the part."""
         learner = self.learner
-        weights, probe = to_arrays(learner.network), learner.probes[0].modes()
+        weights, probe = to_arrays(learner.outcome), learner.probes[0].modes()
         bundle, settings = as_it_stands("tf", self.payload, weights, probe)
         return infer(bundle, self.part, settings, lambda _: None)

@@ -78,7 +78,7 @@ def train(
         "tf",
         scans,
         payload,
-        weights=to_arrays(network),
+        weights=to_arrays(learner.outcome),
         probes=[probe.modes() for probe in learner.probes],
         history=run.course.history,
         versions={"ptycho-tf": __version__, "tensorflow": tf.__version__},
@@ -236,7 +236,8 @@ class _Run:
     def _begin_anew(self) -> None:
         """Other weights, the first probes, an optimiser without memory; the rate goes on."""
         fresh = build_network(self.payload.model, self.config.seed + len(self.watch.seen))
-        from_arrays(self.learner.network, to_arrays(fresh))
+        for network in filter(None, (self.learner.network, self.learner.mean)):
+            from_arrays(network, to_arrays(fresh))
         self.learner.optimizer.forget()
         for probe in self.learner.probes:
             probe.begin_anew()
@@ -289,6 +290,8 @@ class _Run:
     def _variables(self) -> dict[str, tf.Variable]:
         memory = self.learner.optimizer.memory
         named = {f"weight/{name}": v for name, v in self.learner.network.weights.items()}
+        if self.learner.mean is not None:
+            named |= {f"average/{name}": v for name, v in self.learner.mean.weights.items()}
         for kind, variables in memory.items():
             named |= {f"{kind}/{number}": v for number, v in enumerate(variables)}
         return named

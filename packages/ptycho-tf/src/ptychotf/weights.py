@@ -6,12 +6,13 @@ width, in, out).
 
 import numpy as np
 from numpy.typing import NDArray
+from tensorflow import Tensor
 
 from ptychoconfig.errors import BundleError
 
 from .networks import Network
 
-__all__ = ["from_arrays", "to_arrays"]
+__all__ = ["from_arrays", "move_mean", "to_arrays"]
 
 
 def to_arrays(network: Network) -> dict[str, NDArray[np.float32]]:
@@ -41,3 +42,10 @@ def from_arrays(network: Network, weights: dict[str, NDArray[np.float32]]) -> No
                 f"{array.shape}"
             )
         variable.assign(array)
+
+
+def move_mean(mean: Network, network: Network, share: Tensor) -> None:
+    """Let the newest weights of ``network`` take a share in their running mean, in place."""
+    for name, weight in network.weights.items():
+        average = mean.weights[name]
+        average.assign_add(share * (weight - average))

@@ -166,7 +166,8 @@ class HealthMonitor(Callback):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.payload.training.seed + len(self.watch.seen))
             fresh = build_network(self.payload.model).state_dict()
-        module.network.load_state_dict(fresh)
+        for network in filter(None, (module.network, module.mean)):
+            network.load_state_dict(fresh)
         module.probes.load_state_dict(self._probes)
         for optimizer in trainer.optimizers:
             optimizer.state.clear()

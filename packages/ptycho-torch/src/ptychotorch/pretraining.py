@@ -38,6 +38,7 @@ from ptychodata.physics import split_positions
 from ptychodata.stitching import plan_canvas
 from ptychodata.training.checkpoints import identity
 from ptychodata.training.outcome import trained_bundle
+from ptychodata.training.schedule import mean_share
 from ptychodata.unrolled import LEAST_ERROR
 
 from . import __version__, physics
@@ -49,7 +50,7 @@ from .merging import canvases
 from .networks import build_network
 from .optimizers import build_optimizer
 from .training import object_error
-from .weights import from_arrays, to_arrays
+from .weights import from_arrays, move_mean, to_arrays
 
 __all__ = ["known_batch", "pretrain"]
 
@@ -58,8 +59,8 @@ SINGLE_SHOT, SINGLES = 0.08, 8
 """Share of draws that look at single patterns, and at how many of a scan."""
 
 WARMUP_STEPS = 100
-MEAN_OVER = 500
-"""Steps that the mean of the weights goes back."""
+MEAN_DECAY = 0.998
+"""Of the mean of the weights, in a step."""
 
 _RANGES = CorpusRanges()
 _STATISTICS_OF = 128  # scans that the statistics in the bundle are taken from
@@ -132,11 +133,8 @@ class _Run:
         warm = min(1.0, (self.step + 1) / WARMUP_STEPS)
         self.optimizer.param_groups[0]["lr"] = warm * training.learning_rate
         self.optimizer.step()
+        move_mean(self.mean, self.network, mean_share(self.step, MEAN_DECAY))
         self.step += 1
-        share = max(1 / MEAN_OVER, 10 / (self.step + 10))
-        with torch.no_grad():
-            for mean, weight in zip(self.mean.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(weight, share)
         if self.step % 50 == 0:
             for name, value in self._figures().items():
                 self.history[name].append(value)

@@ -7,6 +7,7 @@ it, windows are compared with it instead; those of `unrolled`, which is shown al
 canvas by canvas, as in pretraining.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from ptychodata.training.batches import (
 from ptychodata.training.checkpoints import Place, Shelf, identity
 from ptychodata.training.outcome import trained_bundle
 from ptychodata.training.progress import Course
-from ptychodata.training.schedule import rate_factor, step_weights
+from ptychodata.training.schedule import mean_share, rate_factor, step_weights
 
 from . import __version__, physics
 from .batches import Batch, make_loader
@@ -52,7 +53,7 @@ from .previews import Previews
 from .progress import Mean, Reporter
 from .sharding import refuse_unshardable, shard
 from .trainer import build_trainer, quiet_lightning
-from .weights import from_arrays, to_arrays
+from .weights import from_arrays, move_mean, to_arrays
 
 __all__ = ["label_misfit", "object_error", "train"]
 
@@ -90,7 +91,7 @@ def train(
         callbacks.append(Checkpoints(shelf, progress, origin))
     whole = not model.sharded  # else the first process alone could not apply the network
     if preview is not None and payload.execution.preview_every and whole:
-        callbacks.append(Previews(preview, network, model.probes[0], scans, payload))
+        callbacks.append(Previews(preview, model.outcome, model.probes[0], scans, payload))
     with quiet_lightning():
         ends = place.epoch if place.finished else course.epochs
         trainer = build_trainer(payload, device, run_dir, callbacks, ends, model.validates)
@@ -99,7 +100,7 @@ def train(
         "torch",
         scans,
         payload,
-        weights=to_arrays(model.network),
+        weights=to_arrays(model.outcome),
         probes=[probe().detach().cpu().numpy() for probe in model.probes],
         history=course.history,
         versions={
@@ -217,9 +218,10 @@ class _Training(LightningModule):
         self, network: Network, scans: Sequence[Scan], payload: TrainingPayload, place: Place
     ) -> None:
         super().__init__()
-        self.network = network
         self.scans, self.payload, self.place = scans, payload, place
         self.config: TrainingConfig = payload.training
+        self.network = network
+        self.mean = copy.deepcopy(network).requires_grad_(False) if self.config.ema_decay else None
         self.probes = nn.ModuleList(
             ProbeParameter(scan.photon_probe, payload.training.probe_trainable) for scan in scans
         )
@@ -233,6 +235,11 @@ class _Training(LightningModule):
         self.sharded = payload.execution.strategy == "fsdp"
         self.last: tuple[Tensor, Tensor, Batch] | None = None
         self.course: Course
+
+    @property
+    def outcome(self) -> Network:
+        """What is validated and kept: the network, or the one of its mean weights."""
+        return self.mean or self.network
 
     @property
     def monitor(self) -> str:
@@ -271,7 +278,8 @@ class _Training(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        losses = list(self._errors(batch) if self.by_canvas else self._learned(batch))
+        errors = self._errors(self.network, batch) if self.by_canvas else self._learned(batch)
+        losses = list(errors)
         weights = step_weights(len(losses), even=self.by_canvas)
         loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
@@ -284,10 +292,11 @@ class _Training(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The misfit of the held-out patterns, the anchors of groups, or the error around them."""
         if self.by_canvas:
-            *_, loss = self._errors(batch)
+            *_, loss = self._errors(self.outcome, batch)
         else:
             anchors = torch.arange(0, len(batch), batch.per_group)
-            *_, loss = self._misfits(batch, unseen(self.network, batch), anchors)
+            hidden = unseen(self.outcome, batch)
+            *_, loss = self._misfits(self.outcome, batch, hidden, anchors)
         self.held_loss.add(float(loss), batch.weight / batch.per_group)
 
     def on_validation_epoch_end(self) -> None:
@@ -297,24 +306,27 @@ class _Training(LightningModule):
     def _learned(self, batch: Batch) -> Iterator[Tensor]:
         """The loss after each pass, of what the network was not shown, if there is any."""
         hidden = unseen(self.network, batch)
-        return self._misfits(batch, hidden, hidden if hidden.any() else ~hidden)
+        judged = hidden if hidden.any() else ~hidden
+        return self._misfits(self.network, batch, hidden, judged)
 
-    def _errors(self, batch: Batch) -> Iterator[Tensor]:
+    def _errors(self, network: Network, batch: Batch) -> Iterator[Tensor]:
         """The logarithm of the error after each pass, all patterns being shown."""
         shifted = physics.shift_probe(self.probes[batch.scan](), batch.fraction).detach()
         index = physics.window_index(batch.pixel, shifted.shape[-1], batch.shape)
         known = known_canvases(batch, index)
         overlap = self.redundancies[batch.scan]
-        for state, sums in canvases(self.network, shifted, batch, overlap):
+        for state, sums in canvases(network, shifted, batch, overlap):
             self.last = physics.gather(state.obj.detach(), index), shifted, batch
             error = object_error(state.obj, known, sums.weight, absolute=batch.per_group == 1)
             yield torch.log(error + unrolled.LEAST_ERROR).mean()
 
-    def _misfits(self, batch: Batch, hidden: Tensor, judged: Tensor) -> Iterator[Tensor]:
+    def _misfits(
+        self, network: Network, batch: Batch, hidden: Tensor, judged: Tensor
+    ) -> Iterator[Tensor]:
         """The loss after each pass, of the patterns ``judged``, when some are ``hidden``."""
         shifted = physics.shift_probe(self.probes[batch.scan](), batch.fraction)
         counted, overlap = batch.part(judged), self.redundancies[batch.scan]
-        for patches in refine(self.network, shifted.detach(), batch, overlap, hidden):
+        for patches in refine(network, shifted.detach(), batch, overlap, hidden):
             self.last = patches.detach(), shifted.detach(), batch
             if counted.label is not None:
                 light = physics.coverage(shifted[judged])
@@ -337,13 +349,17 @@ class _Training(LightningModule):
     def configure_model(self) -> None:
         """Divide the network among the devices, if it is to be; the trainer calls this."""
         if self.sharded:
-            shard(self.network, self.device_mesh["data_parallel"])  # type: ignore[index]
+            for network in filter(None, (self.network, self.mean)):
+                shard(network, self.device_mesh["data_parallel"])  # type: ignore[index]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, loader: int) -> Batch:
         return batch.to(device)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.global_step
         super().optimizer_step(*args, **kwargs)
+        if self.mean is not None:
+            move_mean(self.mean, self.network, mean_share(step, self.config.ema_decay))
         if self.config.probe_trainable:
             factor = self.trainer.optimizers[0].param_groups[0]["lr"] / self.config.learning_rate
             for probe in self._probes():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ptychoconfig.errors import BundleError
 
-__all__ = ["from_arrays", "to_arrays"]
+__all__ = ["from_arrays", "move_mean", "to_arrays"]
 
 
 def to_arrays(network: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -49,6 +49,13 @@ def from_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> 
             )
         state[name] = torch.from_numpy(array)
     network.load_state_dict(state)
+
+
+@torch.no_grad()
+def move_mean(mean: nn.Module, network: nn.Module, share: float) -> None:
+    """Let the newest weights of ``network`` take a share in their running mean, in place."""
+    for average, weight in zip(mean.parameters(), network.parameters(), strict=True):
+        average.lerp_(weight, share)
 
 
 def _whole(tensor: Tensor) -> Tensor:

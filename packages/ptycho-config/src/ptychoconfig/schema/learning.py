@@ -175,6 +175,11 @@ class TrainingConfig(Section):
         description="What the bound is on: the whole norm, each entry, or the norm of each output "
         "channel relative to its weights' (`agc`, for which 0.01 is usual).",
     )
+    ema_decay: Fraction = Field(
+        0.0,
+        description="Decay per step of a running mean of the weights, which is validated and kept "
+        "in place of the last ones; 0 for none (0.98 with `distilled`).",
+    )
     accumulate_grad_batches: int = Field(
         1, ge=1, description="Batches whose gradients are summed before a step."
     )
@@ -321,12 +326,21 @@ ARCHITECTURE_DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
 def distilled_defaults(patterns: int) -> dict[str, object]:
     """Defaults of ``distilled``: canvases large enough for the low frequencies, which come last.
 
+    Each step sees one of them, so the rate stays as it is and the weights are averaged.
+
     Args:
         patterns: to train on, of the smallest scan.
     """
     side = min(12, isqrt(patterns))
     groups = min(50, patterns)
-    return {"gridsize": side, "neighbor_count": side**2 - 1, "n_groups": groups, "batch_size": 1}
+    return {
+        "gridsize": side,
+        "neighbor_count": side**2 - 1,
+        "n_groups": groups,
+        "batch_size": 1,
+        "scheduler": "constant",
+        "ema_decay": 0.98,
+    }
 
 
 _FOURIER = ("fno", "ffno", "hybrid-resnet")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ptychoconfig.schema import TrainingConfig
 
-__all__ = ["optimizer_steps", "rate_factor", "step_weights"]
+__all__ = ["mean_share", "optimizer_steps", "rate_factor", "step_weights"]
 
 _STEP_DISCOUNT = 0.5  # weight of an update step's loss relative to the next one's
 
@@ -22,6 +22,19 @@ def step_weights(steps: int, *, even: bool = False) -> list[float]:
     if even:
         return [1.0] * steps
     return [_STEP_DISCOUNT**k for k in reversed(range(steps))]
+
+
+def mean_share(step: int, decay: float) -> float:
+    """Share of the newest weights in their running mean, which begins as a plain mean.
+
+    B. Polyak & A. Juditsky, SIAM J. Control Optim. 30, 838 (1992), with a memory of 1/(1 − decay)
+    steps.
+
+    Args:
+        step: that has just been taken, from 0.
+        decay: of the mean, in a step.
+    """
+    return max(1 - decay, 10 / (step + 10))
 
 
 def optimizer_steps(training: TrainingConfig, batches: int) -> int:
