@@ -14,7 +14,8 @@ from ptychodata.results import read_reconstruction
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SMALL = "--gridsize 1 --unrolled-steps 1 --unrolled-width 8 --unrolled-levels 1 --batch-size 7"
-RUN = f"{SMALL} --epochs 2 --ema-decay 0.9 --accelerator cpu --precision 32-true --probe file --probe-trainable"
+CPU = "--accelerator cpu --precision 32-true --probe file"
+RUN = f"{SMALL} --epochs 2 --ema-decay 0.9 {CPU} --probe-trainable"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -43,7 +44,7 @@ def test_two_ranks_make_the_image_of_one(
 ) -> None:
     """The halves too, and only one process writes and speaks."""
     ptycho("simulate", "scan.npz", "--N", 32, "--n-patterns", 80)
-    train = f"{SMALL} --epochs 2 --accelerator cpu --precision 32-true --probe file"
+    train = f"{SMALL} --epochs 2 {CPU}"
     ptycho("train", "scan.npz", *train.split(), "--output-dir", "run")
     told = {}
     for devices in (1, 2):

@@ -152,6 +152,25 @@ def test_every_round_of_a_group_sees_its_part_of_what_is_shown(scan, monkeypatch
     assert min(sizes) >= 2 and max(sizes[:-2]) - min(sizes[:-2]) <= 2
 
 
+def test_rounds_are_dealt_in_the_order_of_each_pass(scan, monkeypatch):
+    made, members = network(**SMALL | {"unrolled_steps": 6}), 12
+    batch = in_tensors(GroupReader([scan]).read(Rows(0, np.arange(members)[None])))
+    shifted = physics.shift_probe(tf.constant(scan.photon_probe), batch.fraction)
+    draw, rounds = np.random.default_rng(0), rounds_of(made, 12.0)
+    orders = np.stack([draw.permutation(members) for _ in rounds])
+    seen = []
+    see = made.see
+    monkeypatch.setattr(made, "see", lambda *a: seen.append(a[3].pixel.numpy()) or see(*a))
+    passes = Passes(made, shifted, batch, 12.0, rounds, (), tf.constant(orders))
+    passes.run(lambda step, state, _: (passes.take(step, state), ()), ())
+    expected = [
+        order[part::n] for order, n in zip(orders, rounds, strict=True) for part in range(n)
+    ]
+    assert max(rounds) > 1 and len(seen) == len(expected)
+    for pixel, chosen in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(pixel, batch.pixel.numpy()[chosen])
+
+
 def test_it_learns_is_applied_and_resumed(run, scan, inference_payload):
     flags = {"architecture": "unrolled", "epochs": 3, "probe_trainable": True}
     whole = run("whole", **flags)

@@ -13,7 +13,7 @@ from ptychodata.backends import ONE_BACKEND
 from ptychodata.physics import split_positions
 from ptychotorch import physics
 from ptychotorch.batches import GroupDataset, make_batch
-from ptychotorch.merging import refine
+from ptychotorch.merging import canvases, refine
 from ptychotorch.networks import FIELDS, NETWORKS, State, Sums, build_network
 from ptychotorch.networks.unrolled import _FACTORS, RmsNormSiLU
 from ptychotorch.weights import from_arrays, to_arrays
@@ -42,6 +42,30 @@ def seen(scan):
     index, shape = np.arange(4), (200, 168)
     batch = make_batch(scan, index, pixel[index] - pixel[index].min(0) + 40, shape)
     return batch, physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction), shape
+
+
+def test_rounds_are_of_other_patterns_in_each_pass_when_they_are_drawn(scan, monkeypatch):
+    network = build_network(ModelConfig(unrolled_steps=6, unrolled_width=8, unrolled_levels=1))
+    pixel, _ = split_positions(scan.positions_px)
+    index = np.arange(12)
+    batch = make_batch(scan, index, pixel[index] - pixel[index].min(0) + 40, (200, 200))
+    shifted = physics.shift_probe(torch.from_numpy(scan.photon_probe), batch.fraction)
+    rounds = {}
+    see = network.see
+
+    def listening(step, patches, probe, part):
+        places = [tuple(place) for place in part.pixel.tolist()]
+        rounds.setdefault(step, []).append(frozenset(places))
+        return see(step, patches, probe, part)
+
+    monkeypatch.setattr(network, "see", listening)
+    whole = replace(batch, per_group=len(index))
+    with torch.no_grad():
+        list(canvases(network, shifted, whole, 3.0, rng=np.random.default_rng(0)))
+    drawn = [frozenset(parts) for step, parts in rounds.items() if len(parts) > 1]
+    assert len(drawn) >= 3 and len(set(drawn)) == len(drawn)
+    for parts in rounds.values():
+        assert sum(map(len, parts)) == len(index) and len(frozenset().union(*parts)) == len(index)
 
 
 def one_round(network, batch, shifted, shape, step=0):

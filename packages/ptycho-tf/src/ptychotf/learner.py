@@ -147,14 +147,20 @@ class Learner:
         first = worker() * local
         return [self.reader.read(rows.part(first + k, self.ranks)) for k in range(local)]
 
-    def learn(self, parts: Sequence[Batch[NDArray[Any]]]) -> tuple[float, float, float]:
+    def learn(
+        self, parts: Sequence[Batch[NDArray[Any]]], draw: Sequence[int]
+    ) -> tuple[float, float, float]:
         """Add the gradients of a batch to their sums.
+
+        Args:
+            parts: of the batch, for the replicas of this process.
+            draw: what is random is a function of these and of the replica.
 
         Returns:
             The loss, the misfit after the last update step, and the patterns that this is the mean
             of, over all replicas.
         """
-        found, probe_gradient = self._run(self._learn, parts)
+        found, probe_gradient = self._run(self._learn, parts, draw)
         if self.config.probe_trainable:
             self.probes[parts[0].scan].add(probe_gradient)
         loss, total, weight = found.numpy().tolist()
@@ -183,12 +189,17 @@ class Learner:
         values = self.strategy.run(lambda: self._sum(tf.constant(float(flag))))
         return float(self.strategy.experimental_local_results(values)[0]) > 0
 
-    def _run(self, function: _Replica, parts: Sequence[Batch[NDArray[Any]]]) -> Any:
+    def _run(
+        self,
+        function: _Replica,
+        parts: Sequence[Batch[NDArray[Any]]],
+        draw: Sequence[int] | None = None,
+    ) -> Any:
         """What a function makes of a batch, by a graph for its N."""
         key = function.__name__, parts[0].counts.shape[-1]
         if key not in self._graphs:
             self._graphs[key] = self._of_all(function)
-        return self._graphs[key](self._inputs(parts))
+        return self._graphs[key](self._inputs(parts, draw))
 
     def _of_all(self, function: _Replica) -> Callable[..., Any]:
         """A graph that runs a function in every replica, whose results are the same in each."""
@@ -203,15 +214,24 @@ class Learner:
 
         return tf.function(run, autograph=False, reduce_retracing=True)
 
-    def _inputs(self, parts: Sequence[Batch[NDArray[Any]]]) -> _Inputs:
+    def _inputs(self, parts: Sequence[Batch[NDArray[Any]]], draw: Sequence[int] | None) -> _Inputs:
         """What each replica is given."""
         if self.ranks == 1:
-            return self._input(parts[0])
+            return self._input(parts[0]) | self._orders(draw, 0)
 
         def of_replica(context: tf.distribute.experimental.ValueContext) -> _Inputs:
-            return self._input(parts[context.replica_id_in_sync_group % len(parts)])
+            rank = context.replica_id_in_sync_group
+            return self._input(parts[rank % len(parts)]) | self._orders(draw, rank)
 
         return self.strategy.experimental_distribute_values_from_function(of_replica)  # type: ignore[no-any-return]
+
+    def _orders(self, draw: Sequence[int] | None, rank: int) -> _Inputs:
+        """Other patterns in the rounds of each pass, where a network learns known canvases."""
+        if draw is None or not self.by_canvas:
+            return {}
+        rng, members = np.random.default_rng([*draw, rank]), self.payload.model.C
+        orders = [np.argsort(rng.permutation(members)) for _ in range(self.network.steps)]
+        return {"orders": tf.constant(np.stack(orders), tf.int32)}
 
     def _input(self, batch: Batch[NDArray[Any]]) -> _Inputs:
         probe = self.probes[batch.scan]
@@ -271,8 +291,8 @@ class Learner:
         batch = batch_of(given, tuple(tf.unstack(given["shape"])), self.payload.model.C)
         shifted = physics.shift_probe(modes_of(given["field"], given["rms"]), batch.fraction)
         hidden = np.arange(0) if self.by_canvas else unseen(network, batch)
-        overlap = given["redundancy"]
-        passes = Passes(network, shifted, batch, overlap, given["rounds"], hidden)
+        overlap, rounds, orders = given["redundancy"], given["rounds"], given.get("orders")
+        passes = Passes(network, shifted, batch, overlap, rounds, hidden, orders)
         return passes, hidden if len(hidden) else np.arange(batch.per_group)
 
     def _loss_of(

@@ -39,6 +39,8 @@ class Passes:
         redundancy: how many probes of a group light a pixel.
         rounds: (steps,) of each pass at most, as ``rounds_of`` has them.
         hidden: members of a group that the network does not see.
+        orders: (steps, members) in which the others are dealt into the rounds of a pass; None = by
+            their place.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Passes:
         redundancy: float | Tensor,
         rounds: Sequence[int] | Tensor,
         hidden: Sequence[int] | NDArray[np.int64] = (),
+        orders: Tensor | None = None,
     ) -> None:
         self.network, self.shifted, self.batch = network, shifted_probe, batch
         self.redundancy, self.rounds = tf.cast(redundancy, tf.float32), rounds
         self.shown = np.setdiff1d(np.arange(batch.per_group), hidden)
+        self.orders = orders
         self.index = physics.window_index(batch.pixel, shifted_probe.shape[-1], batch.shape)
         groups = tf.shape(batch.counts)[0] // batch.per_group
         height, width = (tf.cast(side, tf.int32) for side in batch.shape)
@@ -74,7 +78,10 @@ class Passes:
         self, step: int | Tensor, parts: Any, part: Any, state: State, total: Tensor
     ) -> tuple[State, Tensor]:
         """Show a part of the patterns; the object after it, and the sum of all fields so far."""
-        seen = members(self.batch, tf.constant(self.shown)[part::parts])
+        shown = tf.constant(self.shown)
+        if self.orders is not None:
+            shown = tf.gather(shown, tf.gather(self.orders, step))
+        seen = members(self.batch, shown[part::parts])
         own, probe = tf.gather(self.index, seen), tf.gather(self.shifted, seen)
         patches = physics.gather(state.obj, own)
         fields = self.network.see(step, patches, probe, self.batch.part(seen))

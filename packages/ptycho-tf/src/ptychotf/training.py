@@ -179,7 +179,8 @@ class _Run:
         """Learn from a batch, take a step if it is time, and tell and save what is due."""
         done = self.sampler.start + number
         healthy = self._look(done, parts)
-        loss, final, patterns = self.learner.learn(parts)
+        draw = self.config.seed, self.course.epoch, done
+        loss, final, patterns = self.learner.learn(parts, draw)
         if not loss < float("inf"):
             raise NumericalError(
                 f"expected a finite loss, found {loss} at step {self.steps}; lower "

@@ -39,7 +39,7 @@ def canvases(
         redundancy: how many probes of a group light a pixel.
         hidden: (B,) bool, True for patterns that the network does not see, as many in each group;
             None = it sees all.
-        rng: draws which patterns make a round; None = by their place in a group.
+        rng: draws which members of a group make a round, anew in each step; None = by their place.
 
     Yields:
         The canvases after each step, and what all patterns said in it.
@@ -51,11 +51,12 @@ def canvases(
     shown = torch.arange(len(batch), device=index.device)
     shown = shown if hidden is None else shown[~hidden]
     each = len(shown) * batch.per_group // len(batch)
-    turn = torch.arange(len(shown), device=index.device) % each
+    member = torch.arange(len(shown), device=index.device) % each
+    turn = member
     for step in range(network.steps):
         rounds, passed = min(network.rounds(step, redundancy), each), []
         if rng is not None:
-            turn = torch.from_numpy(rng.permutation(len(shown))).to(index.device)
+            turn = torch.from_numpy(rng.permutation(each)).to(index.device)[member]
         for part in range(rounds):
             seen = shown[turn % rounds == part]
             patches = physics.gather(state.obj, index[seen])

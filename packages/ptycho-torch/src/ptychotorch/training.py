@@ -276,10 +276,10 @@ class _Training(LightningModule):
         epoch, done = self.trainer.current_epoch, self.sampler.start + batch_index
         draw = [self.config.seed, epoch, done, self.trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(draw).generate_state(1)[0]))
+        self.draws = np.random.default_rng(draw)
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        errors = self._errors(self.network, batch) if self.by_canvas else self._learned(batch)
-        losses = list(errors)
+        losses = list(self._known(batch) if self.by_canvas else self._learned(batch))
         weights = step_weights(len(losses), even=self.by_canvas)
         loss: Tensor = sum(w * x for w, x in zip(weights, losses, strict=True))  # type: ignore[assignment]
         if not torch.isfinite(loss):
@@ -309,13 +309,19 @@ class _Training(LightningModule):
         judged = hidden if hidden.any() else ~hidden
         return self._misfits(self.network, batch, hidden, judged)
 
-    def _errors(self, network: Network, batch: Batch) -> Iterator[Tensor]:
+    def _known(self, batch: Batch) -> Iterator[Tensor]:
+        """The error after each pass, the patterns of a round being other ones in each."""
+        return self._errors(self.network, batch, self.draws)
+
+    def _errors(
+        self, network: Network, batch: Batch, rng: np.random.Generator | None = None
+    ) -> Iterator[Tensor]:
         """The logarithm of the error after each pass, all patterns being shown."""
         shifted = physics.shift_probe(self.probes[batch.scan](), batch.fraction).detach()
         index = physics.window_index(batch.pixel, shifted.shape[-1], batch.shape)
         known = known_canvases(batch, index)
         overlap = self.redundancies[batch.scan]
-        for state, sums in canvases(network, shifted, batch, overlap):
+        for state, sums in canvases(network, shifted, batch, overlap, rng=rng):
             self.last = physics.gather(state.obj.detach(), index), shifted, batch
             error = object_error(state.obj, known, sums.weight, absolute=batch.per_group == 1)
             yield torch.log(error + unrolled.LEAST_ERROR).mean()
