@@ -14,6 +14,7 @@ from ptychoconfig.schema import ExecutionConfig, SimulationConfig, TrainingConfi
 from ptychodata.bundle import read_bundle, write_bundle
 from ptychodata.simulate import simulate
 from ptychodata.training.health import Figures
+from ptychodata.training.strength import first_scale
 from ptychotf import device, physics, training
 from ptychotf.clipping import clip_gradients
 from ptychotf.inference import infer
@@ -176,6 +177,44 @@ def test_a_collapse_is_told_stops_or_begins_anew(run, monkeypatch, caplog):
     monkeypatch.setattr(training, "build_network", lambda *a: built.append(a) or usual(*a))
     run(epochs=1, on_collapse="restart")
     assert [seed for _, seed in built] == [42, 43, 44]  # every three of six batches
+
+
+STILL = {"optimizer": "sgd", "learning_rate": 1e-12, "momentum": 0.0, "epochs": 1}
+SCALE = "generator/log_scale"
+
+
+def test_scale_of_cnn_begins_at_the_strength_of_the_object_or_as_its_bundle_has_it(
+    run, scan, training_payload, tmp_path
+):
+    weak, payload = scan.with_probe(scan.probe / np.float32(3)), training_payload(**STILL)
+    runs = []
+    for scans in ((scan,), (weak,), (scan, weak)):
+        runs.append(run(scans=scans, **STILL))
+        expected = np.log(first_scale(scans, payload))
+        np.testing.assert_allclose(runs[-1].weights[SCALE], [expected], rtol=1e-6)
+    first, second, _ = (bundle.weights[SCALE] for bundle in runs)
+    np.testing.assert_allclose(second - first, [np.log(3)], rtol=1e-5)
+    again = training.train((weak,), payload, tmp_path, lambda _: None, start=runs[0])
+    np.testing.assert_allclose(again.weights[SCALE], first, rtol=1e-6)
+    fixed = run(intensity_scale_trainable=False, epochs=1)
+    assert fixed.weights[SCALE] == 0
+
+
+def test_restart_begins_with_the_same_scale(run, scan, training_payload, monkeypatch, caplog):
+    sick = Figures(variation=0.0, contrast=0.1, dead=0.1, light=1.0)
+    monkeypatch.setattr(training.Look, "__call__", lambda *_: sick)
+    with caplog.at_level(logging.WARNING):
+        bundle = run(on_collapse="restart", **STILL)
+    assert "beginning anew" in caplog.text
+    expected = np.log(first_scale([scan], training_payload()))
+    np.testing.assert_allclose(bundle.weights[SCALE], [expected], rtol=1e-6)
+
+
+def test_cnn_learns_with_a_probe_that_is_three_times_too_weak(run, scan):
+    """From a factor of 1 the loss ends at 0.41, the same for every pattern."""
+    weak = scan.with_probe(scan.probe / np.float32(3))
+    losses = run(scans=(weak,), epochs=5, learning_rate=1e-3).history["train_loss"]
+    assert losses[-1] < 0.02
 
 
 def test_figures_of_a_fresh_network_are_healthy_and_of_a_silent_one_are_not(scan):

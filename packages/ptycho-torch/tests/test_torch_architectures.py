@@ -1,5 +1,6 @@
 """Networks that make patches out of patterns: their sizes, their geometry, their scale."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from ptychoconfig.schema import ModelConfig, SimulationConfig
 from ptychodata.bundle import read_bundle, write_bundle
 from ptychodata.physics import split_positions
 from ptychodata.simulate import simulate
+from ptychodata.training.strength import first_scale
 from ptychotorch import networks, physics
 from ptychotorch.batches import GroupDataset, make_batch
 from ptychotorch.inference import infer
@@ -309,6 +311,37 @@ def test_scale_of_cnn_is_learned_stored_and_folded_into_the_object(
     )
     seen = plain.coverage > 0  # elsewhere it is free space
     np.testing.assert_allclose(twice.obj[seen], 2 * plain.obj[seen], rtol=1e-5, atol=1e-6)
+
+
+STILL = {"optimizer": "sgd", "learning_rate": 1e-12, "momentum": 0.0, "epochs": 1}
+
+
+def test_scale_of_cnn_begins_at_the_strength_of_the_object_or_as_its_bundle_has_it(
+    scan, training_payload, tmp_path
+):
+    weak = scan.with_probe(scan.probe / np.float32(3))
+    payload = training_payload(architecture="cnn", gridsize=1, **STILL, **TINY)
+    name, runs = "generator/log_scale", []
+    for scans in ([scan], [weak], [scan, weak]):
+        runs.append(train(scans, payload, tmp_path, lambda progress: None))
+        expected = np.log(first_scale(scans, payload))
+        np.testing.assert_allclose(runs[-1].weights[name], [expected], rtol=1e-6)
+    first, second, _ = (bundle.weights[name] for bundle in runs)
+    np.testing.assert_allclose(second - first, [np.log(3)], rtol=1e-5)
+    again = train([weak], payload, tmp_path, lambda progress: None, start=runs[0])
+    np.testing.assert_allclose(again.weights[name], first, rtol=1e-6)
+
+
+def test_cnn_learns_with_a_probe_that_is_three_times_too_weak(
+    scan, training_payload, tmp_path, caplog
+):
+    """From a factor of 1 the loss ends at 0.41, the same for every pattern."""
+    weak = scan.with_probe(scan.probe / np.float32(3))
+    flags = {"architecture": "cnn", "gridsize": 1, "learning_rate": 1e-3, "epochs": 3, **TINY}
+    with caplog.at_level(logging.WARNING):
+        bundle = train([weak], training_payload(**flags), tmp_path, lambda progress: None)
+    assert bundle.history["val_loss"][-1] < 0.02
+    assert not [r for r in caplog.records if r.name == "ptychodata.training.health"]
 
 
 def test_single_shot_of_a_network_that_needs_a_group_is_refused(

@@ -11,6 +11,7 @@ from torch import nn
 from ptychoconfig.errors import NumericalError
 from ptychodata.contracts import Scan
 from ptychodata.training.health import RESTARTS, Figures, faults
+from ptychodata.training.strength import first_scale
 from ptychotorch import health, physics
 from ptychotorch.batches import Batch, GroupDataset
 from ptychotorch.health import figures
@@ -122,6 +123,14 @@ def test_restart_begins_anew_and_gets_through(run, ruined, caplog):
     fresh = [bundle.weights[k] for k in bundle.weights if "encoder" in k and k.endswith("bias")]
     assert all(bias.min() > -1 for bias in fresh)
     assert bundle.history["train_loss"][1] < bundle.history["train_loss"][0]
+
+
+def test_restart_begins_with_the_same_scale(run, ruined, scan, training_payload):
+    built = ruined(silence, times=1)
+    bundle = run(**TINY_CNN, **STUCK, on_collapse="restart")
+    assert len(built) == 2
+    expected = np.log(first_scale([scan], training_payload(**TINY_CNN)))
+    np.testing.assert_allclose(bundle.weights["generator/log_scale"], [expected], rtol=1e-6)
 
 
 def test_restart_gives_up_at_last(run, ruined):

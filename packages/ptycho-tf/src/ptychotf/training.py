@@ -27,6 +27,7 @@ from ptychodata.training.health import CollapseWatch, is_due
 from ptychodata.training.outcome import trained_bundle
 from ptychodata.training.progress import Course, Mean
 from ptychodata.training.schedule import rate_factor
+from ptychodata.training.strength import first_scale
 
 from . import __version__
 from .checkpoints import read_checkpoint, write_checkpoint
@@ -62,7 +63,10 @@ def train(
     alone = device if strategy.num_replicas_in_sync == 1 else None
     with strategy.scope(), tf.device(alone):
         network = build_network(payload.model, payload.training.seed)
-        if start is not None:
+        scale = first_scale(scans, payload)
+        if start is None:
+            network.scale_object(scale)
+        else:
             from_arrays(network, dict(start.weights))
         _refuse_to_compile(network, payload)
         refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
@@ -70,7 +74,7 @@ def train(
         learner = Learner(network, scans, payload, strategy)
     # Outside the scope: what one process alone makes, as a preview, concerns no other.
     with tf.device(alone):
-        run = _Run(learner, scans, payload, run_dir, report, should_stop, preview)
+        run = _Run(learner, scans, payload, run_dir, report, should_stop, preview, scale)
         if resume is not None:
             run.load(resume)
         run.go()
@@ -115,8 +119,10 @@ class _Run:
         report: Report,
         should_stop: ShouldStop,
         preview: Preview | None,
+        scale: float,
     ) -> None:
         self.learner, self.payload, self.should_stop = learner, payload, should_stop
+        self.scale = scale
         self.config, execution = payload.training, payload.execution
         kept, held_out = split_scans(scans, payload)
         self.sampler = GroupSampler(scans, kept, payload)
@@ -237,6 +243,7 @@ class _Run:
     def _begin_anew(self) -> None:
         """Other weights, the first probes, an optimiser without memory; the rate goes on."""
         fresh = build_network(self.payload.model, self.config.seed + len(self.watch.seen))
+        fresh.scale_object(self.scale)
         for network in filter(None, (self.learner.network, self.learner.mean)):
             from_arrays(network, to_arrays(fresh))
         self.learner.optimizer.forget()

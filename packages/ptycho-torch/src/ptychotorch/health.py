@@ -116,10 +116,11 @@ class HealthMonitor(Callback):
     Args:
         payload: the network and how it trains; ``training.on_collapse`` says what to do.
         probes: what a new beginning starts from, as it is now.
+        scale: of its object (``first_scale``).
     """
 
-    def __init__(self, payload: TrainingPayload, probes: nn.Module) -> None:
-        self.payload = payload
+    def __init__(self, payload: TrainingPayload, probes: nn.Module, scale: float) -> None:
+        self.payload, self.scale = payload, scale
         self.watch = CollapseWatch(payload.training.on_collapse)
         self._stack = ExitStack()
         self._look: _Look | None = None
@@ -165,9 +166,10 @@ class HealthMonitor(Callback):
         """Other weights, the first probes, an optimiser without memory; the rate goes on."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.payload.training.seed + len(self.watch.seen))
-            fresh = build_network(self.payload.model).state_dict()
+            fresh = build_network(self.payload.model)
+        fresh.scale_object(self.scale)
         for network in filter(None, (module.network, module.mean)):
-            network.load_state_dict(fresh)
+            network.load_state_dict(fresh.state_dict())
         module.probes.load_state_dict(self._probes)
         for optimizer in trainer.optimizers:
             optimizer.state.clear()

@@ -37,6 +37,7 @@ from ptychodata.training.checkpoints import Place, Shelf, identity
 from ptychodata.training.outcome import trained_bundle
 from ptychodata.training.progress import Course
 from ptychodata.training.schedule import mean_share, rate_factor, step_weights
+from ptychodata.training.strength import first_scale
 
 from . import __version__, physics
 from .batches import Batch, make_loader
@@ -72,8 +73,10 @@ def train(
     refuse_unshardable(payload)
     lightning.seed_everything(payload.training.seed, verbose=False)
     device = choose_device(payload.execution, several=True)
-    network = build_network(payload.model)
-    if start is not None:
+    network, scale = build_network(payload.model), first_scale(scans, payload)
+    if start is None:
+        network.scale_object(scale)
+    else:
         from_arrays(network, dict(start.weights))
     refuse_other_sizes(network, {scan.N for scan in scans}, payload.model)
     network.compute_dtype = choose_dtype(payload.execution, device)
@@ -85,7 +88,7 @@ def train(
     table = run_dir / "metrics.csv" if payload.execution.logger != "none" else None
     course = model.course = Course(report, payload, model.batches, table)
     progress = Reporter(course, should_stop)
-    callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes)]
+    callbacks: list[Callback] = [progress, HealthMonitor(payload, model.probes, scale)]
     if payload.execution.enable_checkpointing:
         shelf = Shelf(run_dir, payload, model.ranked_by)
         callbacks.append(Checkpoints(shelf, progress, origin))

@@ -83,7 +83,9 @@ class ModelConfig(Section):
         "mean position (`cnn`).",
     )
     intensity_scale_trainable: bool = Field(
-        True, description="Learn the factor e^α on the object of `cnn`; otherwise it is 1."
+        True,
+        description="Learn the factor e^α on the object of `cnn`, which begins at the strength "
+        "that the data imply; otherwise it is 1.",
     )
     fno_modes: int = Field(
         12, ge=1, le=256, description="Frequencies per axis that the Fourier networks mix."

@@ -6,6 +6,7 @@ caller sums the fields of a round on a canvas.  ``advance`` changes the object b
 for, ``correct`` by what the whole pass did.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -140,6 +141,9 @@ class Network(ABC):
         self.weights: dict[str, tf.Variable] = variables.named
         self.compute_dtype = tf.float32
 
+    def scale_object(self, factor: float) -> None:  # noqa: B027 - most have no scale
+        """Multiply the object of fresh weights; nothing for a network without a scale."""
+
     @abstractmethod
     def see(
         self, step: int | Tensor, patches: Tensor, shifted_probe: Tensor, batch: Batch
@@ -198,6 +202,12 @@ class PatternNetwork(Network):
     ) -> None:
         super().__init__(variables)
         self.generator, self.group_size = generator, group_size
+
+    def scale_object(self, factor: float) -> None:
+        """Add log ``factor`` to the α of a generator that has one."""
+        scale = getattr(self.generator, "log_scale", None)
+        if scale is not None:
+            scale.assign_add([math.log(factor)])
 
     def __call__(self, shifted_probe: Tensor, batch: Batch) -> Tensor:
         """Predict the windows of a batch: (B, N, N) complex64."""

@@ -8,6 +8,7 @@ ranks that made them, and what is computed of them is paid for per pixel of the 
 pixel of every pattern.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,6 +112,9 @@ class Network(nn.Module):
         super().__init__()
         self.compute_dtype = torch.float32
 
+    def scale_object(self, factor: float) -> None:
+        """Multiply the object of fresh weights; nothing for a network without a scale."""
+
     def see(self, step: int, patches: Tensor, shifted_probe: Tensor, batch: Batch) -> Tensor:
         """What patterns say, to be summed.
 
@@ -161,6 +165,13 @@ class PatternNetwork(Network):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def scale_object(self, factor: float) -> None:
+        """Add log ``factor`` to the α of a generator that has one."""
+        scale = getattr(self.generator, "log_scale", None)
+        if scale is not None:
+            scale.add_(math.log(factor))
 
     def forward(self, shifted_probe: Tensor, batch: Batch) -> Tensor:
         """Predict the windows of a batch: (B, N, N) complex64."""

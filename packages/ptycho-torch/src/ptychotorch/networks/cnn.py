@@ -2,9 +2,10 @@
 
 A convolutional encoder sees the amplitudes of a group of C patterns and halves them to a
 bottleneck of 8×8 pixels; two decoders, without skips, make the amplitude A and the phase φ of the
-patches, and the object is O = e^α · A · e^{iφ} with one trainable α.  The decoders speak for the
-central half of a patch (``pad_object``); what surrounds it comes from four channels kept apart
-(``probe_big``).  There is no attention.
+patches, and the object is O = e^α · A · e^{iφ} with one trainable α, which begins where the photons
+say (``ptychodata.training.strength``).  The decoders speak for the central half of a patch
+(``pad_object``); what surrounds it comes from four channels kept apart (``probe_big``).  There is
+no attention.
 
 After: O. Hoidn, A. Mishra & A. Mehta, Sci. Rep. 13, 22789 (2023).  Widths and depths follow the
 published network; weights start as there, Glorot uniform with zero bias.
